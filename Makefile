@@ -1,0 +1,71 @@
+# What can be done here, and how: `make help`. Every target is one command, which can as well be typed by hand.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test checks data train evaluate docs venv clean
+
+# What may be chosen: make train RECIPE=software50 PRESET=small ROUTING=task
+PYTHON  ?= python3
+TORCH   ?= torch==2.13.0
+RECIPE  ?= software50
+PRESET  ?= $(shell sed -n 's/^  - preset: \([a-z0-9_]*\).*/\1/p' recipes/$(RECIPE)/train.yaml)
+ROUTING ?= token_task
+RUN     ?=
+INPUT   ?=
+ARGS    ?=
+DRY     ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+RUN_DIR := runs/$(RECIPE)/$(PRESET)/$(ROUTING)
+# For commands without a dry run of their own.
+SHOW := $(if $(DRY),@echo ,)
+
+help:  ## show this text
+	@echo "make TARGET [VARIABLE=value ...]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  RECIPE   a folder of recipes/ ($(RECIPE))"
+	@echo "  PRESET   how much data: recipes/RECIPE/preset ($(PRESET))"
+	@echo "  ROUTING  dense, token, sentence, task, token_task: recipes/common/model ($(ROUTING))"
+	@echo "  RUN      how long and on what: recipes/RECIPE/run (empty: the recipe's own choice)"
+	@echo "  INPUT    make data: your own text, a folder of train.en-xx.{en,xx} files or a .tsv"
+	@echo "  ARGS     more arguments for the command, such as optimization.max_update=1000"
+	@echo "  DRY=1    print the commands, run nothing"
+	@echo "  PYTHON   a Python 3.11 or 3.12 ($(PYTHON))"
+	@echo "  TORCH    what pip installs as torch ($(TORCH))"
+
+demo: venv  ## the main job in minutes: prepare the shipped text, train, score, translate
+	$(SHOW)scripts/demo.sh
+
+test: venv  ## run all tests
+	$(SHOW)$(BIN)/python -m pytest $(ARGS)
+
+checks: venv  ## style and types
+	$(SHOW)$(BIN)/python -m flake8 mmt data_prep scripts tests
+	$(SHOW)$(BIN)/python -m mypy
+
+data: venv  ## fetch and prepare the text of a recipe
+	$(BIN)/python -m data_prep.run $(if $(INPUT),--input $(INPUT) --name $(RECIPE),--recipe $(RECIPE) --preset $(PRESET)) $(ARGS) $(if $(DRY),--dry-run)
+
+train: venv  ## train a recipe, or go on where it stopped
+	@$(BIN)/mmt train $(RECIPE) preset=$(PRESET) model=$(ROUTING) $(if $(RUN),run=$(RUN)) $(ARGS) $(if $(DRY),--dry-run)
+
+evaluate: venv  ## score the trained model in all directions, or go on where it stopped
+	$(SHOW)$(BIN)/mmt evaluate $(RUN_DIR) $(ARGS)
+
+docs: venv  ## write docs/options.md anew from the code
+	$(SHOW)$(BIN)/python scripts/make_options_docs.py
+
+venv: $(VENV)/.installed  ## install everything into .venv (the other targets do it by themselves)
+
+# Made again when the requirements change. torch comes first, so that TORCH alone decides which build of it.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,data]"
+	@touch $@
+
+clean:  ## remove .venv and caches; data/ and runs/ stay
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache

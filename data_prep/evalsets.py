@@ -1,0 +1,80 @@
+"""Unpack a frozen evaluation set: ``<output>/<name>/{dev,test,udhr}/<set>.<lang>``, checked against its recorded hash."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path, PurePosixPath
+
+from data_prep.archives import read_members
+from data_prep.errors import DataError, run_program
+from data_prep.files import sha256_of
+from data_prep.lines import read_lines
+from data_prep.recipe import REPOSITORY
+from data_prep.steps import Unit
+
+VERSION = 1
+PACKED = REPOSITORY / "evalsets"
+DEFAULT_OUTPUT = REPOSITORY / "data" / "evalsets"
+
+
+def check_hash(archive: Path) -> str:
+    """Compare a file with ``<file>.sha256`` beside it; returns the hash."""
+    recorded = archive.with_name(f"{archive.name}.sha256")
+    for path in (archive, recorded):
+        if not path.is_file():
+            raise DataError(f"no such file: {path}")
+    expected, actual = recorded.read_text().split()[0], sha256_of(archive)
+    if actual != expected:
+        raise DataError(f"{archive}: its SHA-256 must be {expected} (as in {recorded.name}), but is {actual}")
+    return actual
+
+
+def unpack(name: str, output: Path) -> Path:
+    """Unpack ``evalsets/<name>-eval.tar.xz`` into ``output/name`` unless that is done; returns the folder."""
+    archive = PACKED / f"{name}-eval.tar.xz"
+    if not archive.is_file():
+        known = sorted(p.name.removesuffix("-eval.tar.xz") for p in PACKED.glob("*-eval.tar.xz"))
+        raise DataError(f"unknown evaluation set {name!r}; known are {', '.join(known) or 'none'}")
+    unit = Unit("evalsets", VERSION, output / name, {"sha256": check_hash(archive)})
+    unit.make(lambda temporary: _unpack(archive, temporary))
+    return output / name
+
+
+def _unpack(archive: Path, folder: Path) -> dict[str, int]:
+    files = 0
+    for member, contents in read_members(archive, lambda _: True):
+        relative = PurePosixPath(*PurePosixPath(member).parts[1:])  # without the archive's own top folder
+        target = folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(contents)
+        files += 1
+    return {"unpacked_files": files}
+
+
+def held_out_files(folders: list[Path]) -> list[Path]:
+    """All text files ``<set>.<lang>`` below the folders; a :class:`DataError` if there are none."""
+    files = []
+    for folder in folders:
+        found = [p for p in sorted(folder.rglob("*.*")) if p.is_file() and not p.name.endswith((".json", ".txt", ".md"))]
+        if not found:
+            raise DataError(f"--evalsets: no files <name>.<language> in {folder}")
+        files += found
+    return files
+
+
+def read_held_out(folders: list[Path]) -> list[str]:
+    """All sentences of the evaluation sets, in all languages."""
+    return [line for path in held_out_files(folders) for line in read_lines(path, {}) if line]
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep.evalsets", description=__doc__.splitlines()[0])
+    parser.add_argument("--name", default="software50", help="which set (default: software50)")
+    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="folder to unpack into (default: data/evalsets)")
+    args = parser.parse_args()
+    print(unpack(args.name, args.output))
+
+
+if __name__ == "__main__":
+    run_program(main, "data_prep.evalsets")

@@ -1,0 +1,78 @@
+"""Reading text files that may hold anything, one line for one sentence, with bad lines counted by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.errors import DataError
+
+# Far beyond any sentence; a longer line is data of another kind, and is skipped without being held in memory.
+MAX_LINE_CHARACTERS = 10_000
+_READ_BYTES = 4 * MAX_LINE_CHARACTERS + 2
+
+BAD_KINDS = ("empty", "invalid_utf8", "nul_byte", "line_too_long")
+
+
+def check_line(raw: bytes) -> tuple[str | None, str]:
+    """Decode one line without its newline: ``(text, "")``, or ``(None, kind of fault)``."""
+    if b"\0" in raw:
+        return None, "nul_byte"
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return None, "invalid_utf8"
+    if len(text) > MAX_LINE_CHARACTERS:
+        return None, "line_too_long"
+    text = text.removesuffix("\r")
+    return (text, "") if text.strip() else (None, "empty")
+
+
+def read_lines(path: Path, counts: dict[str, int]) -> Iterator[str | None]:
+    """Yield every line of ``path``, None for a bad one, which is counted in ``counts`` by kind.
+
+    Only the newline character ends a line, so that two aligned files stay aligned whatever else they hold.
+    """
+    with path.open("rb") as file:
+        first = True
+        while raw := file.readline(_READ_BYTES):
+            if first:
+                raw, first = raw.removeprefix(b"\xef\xbb\xbf"), False
+            if not raw.endswith(b"\n") and len(raw) >= _READ_BYTES - 3:
+                while raw and not raw.endswith(b"\n"):
+                    raw = file.readline(1 << 20)
+                text, fault = None, "line_too_long"
+            else:
+                text, fault = check_line(raw.removesuffix(b"\n"))
+            if fault:
+                counts[fault] = counts.get(fault, 0) + 1
+            yield text
+
+
+def count_lines(path: Path) -> int:
+    """Number of lines; a last line without newline counts."""
+    lines, last = 0, b"\n"
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            lines += block.count(b"\n")
+            last = block[-1:]
+    return lines + (last != b"\n")
+
+
+def check_equal_length(first: Path, second: Path) -> int:
+    """Return the common number of lines of two aligned files; a :class:`DataError` names both where they differ."""
+    for path in (first, second):
+        if not path.is_file():
+            raise DataError(f"no such file: {path}")
+    first_lines, second_lines = count_lines(first), count_lines(second)
+    if first_lines != second_lines:
+        raise DataError(f"aligned files must have the same number of lines: {first} has {first_lines}, {second} has {second_lines}")
+    return first_lines
+
+
+def read_aligned(first: Path, second: Path, counts: dict[str, int]) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of lines that are good on both sides; the others are counted by kind."""
+    check_equal_length(first, second)
+    for left, right in zip(read_lines(first, counts), read_lines(second, counts), strict=True):
+        if left is not None and right is not None:
+            yield left, right

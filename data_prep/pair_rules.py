@@ -1,0 +1,123 @@
+"""Which pairs are kept: the first rule that a pair breaks is the reason it is dropped for.
+
+The rules were chosen on software catalogs, where the text is translated by people and the faults are placeholders, half
+translated messages and wrong encodings. Text from other places passes through the last rules only (``catalog=False``).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from data_prep.scripts import UNSPACED_CLASS, count_letters
+
+_PLACEHOLDER = re.compile(
+    r"%[-+#0]*(?:\d+\$)?[-+#0]*\d*(?:\.[\d*]+)?(?:hh|h|ll|l|q|L|j|z|t)?[A-Za-z@]"  # %s %1$d %-5.2f %PRODUCTNAME
+    r"|%\d+|%\([^)]*\)|%%|%\{|%\[|\$\{|\$\(|\$\[|\$\d|\$[A-Za-z_]{2,}"  # %1 %(x)s %{x} ${x} $(ARG1) $1 $name
+    r"|\{\{?[^{}]*\}?\}|\[\[|\]\]|[{}]|@[A-Z_]+@|#[A-Z_]{2,}#?|__\w+__|\[\w+\]"
+)
+_CODE = re.compile(
+    r"[<>|\\^~`]|https?:|ftp:|file:|www\.|\w@\w+\.\w|''|\"\"|==|--\w|~~|::|->|\+\+\w|/\w+/\w|\w/\w+/|"
+    r"\.(?:com|org|net|html?|php|conf|cfg|xml|ini|py|txt)\b|\b\w+\(\)|[A-Za-z]_[A-Za-z]|\b[a-z]+[A-Z][a-z]+[A-Z]\w*|&\w+;"
+)
+_WORD = re.compile(r"\w+")
+_UNSPACED = re.compile(f"[{UNSPACED_CLASS}]")
+_DIGIT = re.compile(r"\d")
+
+MAX_WORDS = 100
+MAX_CHARACTERS = 800
+# Characters of a Chinese or Japanese sentence carry about as much as two to three letters.
+MAX_COPIED_SHARE = 0.65
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules for one language.
+
+    Args:
+        script: writing system of the target, a key of ``SCRIPT_CLASSES``; empty if not known.
+        source_script: the same for the source.
+        catalog: apply the rules for software catalogs too.
+        keep_placeholders: keep a pair whose placeholders are the same on both sides, instead of dropping all.
+        min_words: fewest words of the source.
+    """
+
+    script: str
+    source_script: str = "Latin"
+    catalog: bool = True
+    keep_placeholders: bool = False
+    min_words: int = 2
+
+    def fault(self, source: str, target: str) -> str | None:
+        """The name of the first rule that the pair breaks; None for a good pair."""
+        if not source or not target:
+            return "empty"
+        if len(source) > MAX_CHARACTERS or len(target) > MAX_CHARACTERS or source.count(" ") >= MAX_WORDS:
+            return "too_long"
+        for name, broken in _CATALOG_RULES if self.catalog else _GENERAL_RULES:
+            if broken(self, source, target):
+                return name
+        return None
+
+
+def _is_short(rules: Rules, source: str, target: str) -> bool:
+    return len(_WORD.findall(_UNSPACED.sub(" x ", source))) < rules.min_words
+
+
+def _has_placeholder(rules: Rules, source: str, target: str) -> bool:
+    in_source, in_target = _PLACEHOLDER.findall(source), _PLACEHOLDER.findall(target)
+    if not rules.keep_placeholders:
+        return bool(in_source or in_target)
+    return sorted(in_source) != sorted(in_target)
+
+
+def _is_code(rules: Rules, source: str, target: str) -> bool:
+    return bool(_CODE.search(source) or _CODE.search(target))
+
+
+def _is_copied(rules: Rules, source: str, target: str) -> bool:
+    return source.casefold() == target.casefold()
+
+
+def _has_few_letters(rules: Rules, source: str, target: str) -> bool:
+    return any(2 * count_letters(text) < len(text) - text.count(" ") for text in (source, target))
+
+
+def _is_in_wrong_script(rules: Rules, source: str, target: str) -> bool:
+    return _mostly_other(source, rules.source_script) or _mostly_other(target, rules.script)
+
+
+def _mostly_other(text: str, script: str) -> bool:
+    return bool(script) and 2 * count_letters(text, script) < count_letters(text)
+
+
+def _is_half_translated(rules: Rules, source: str, target: str) -> bool:
+    if rules.script != rules.source_script:
+        return False
+    words = set(_WORD.findall(source.casefold()))
+    shared = sum(1 for word in set(_WORD.findall(target.casefold())) if word in words)
+    return shared > MAX_COPIED_SHARE * len(words) and len(words) > 1
+
+
+def _digits(text: str) -> list[int]:
+    return sorted(unicodedata.digit(c, 0) for c in _DIGIT.findall(text))
+
+
+def _digits_differ(rules: Rules, source: str, target: str) -> bool:
+    return bool(_DIGIT.search(source) or _DIGIT.search(target)) and _digits(source) != _digits(target)
+
+
+_Rule = tuple[str, Callable[[Rules, str, str], bool]]
+_GENERAL_RULES: list[_Rule] = [("few_letters", _has_few_letters)]
+_CATALOG_RULES: list[_Rule] = [
+    ("one_word", _is_short),
+    ("placeholder", _has_placeholder),
+    ("code_or_markup", _is_code),
+    ("identical", _is_copied),
+    ("few_letters", _has_few_letters),
+    ("wrong_script", _is_in_wrong_script),
+    ("half_translated", _is_half_translated),
+    ("digits_differ", _digits_differ),
+]

@@ -1,0 +1,51 @@
+"""GNU gettext's compiled catalogs (``.mo``).
+
+Layout: magic number, version, number of messages, offsets of two tables of (length, offset): originals and translations.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+
+from data_prep.errors import DataError
+
+_CHARSET = re.compile(rb"charset=([A-Za-z0-9._:-]+)", re.IGNORECASE)
+
+
+def read_mo(data: bytes) -> Iterator[tuple[str, str]]:
+    """Yield ``(message, translation)``, without contexts; a plural gives singular with the first form, plural with the last.
+
+    Raises:
+        DataError: the bytes are no catalog, or are cut off.
+    """
+    order = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}.get(data[:4])
+    if order is None or len(data) < 20:
+        raise DataError("not a .mo catalog")
+    count, originals, translations = struct.unpack_from(f"{order}3I", data, 8)
+    if max(originals, translations) + 8 * count > len(data):
+        raise DataError("a .mo catalog that is cut off")
+    charset = "utf-8"
+    for i in range(count):
+        length, start = struct.unpack_from(f"{order}2I", data, originals + 8 * i)
+        message = data[start : start + length]
+        length, start = struct.unpack_from(f"{order}2I", data, translations + 8 * i)
+        translation = data[start : start + length]
+        if not message:  # the header
+            if found := _CHARSET.search(translation):
+                charset = found[1].decode("ascii")
+            continue
+        yield from _forms(message, translation, charset)
+
+
+def _forms(message: bytes, translation: bytes, charset: str) -> Iterator[tuple[str, str]]:
+    try:
+        text, translated = message.decode(charset), translation.decode(charset)
+    except (UnicodeDecodeError, LookupError):
+        return
+    sources = text.rpartition("\x04")[2].split("\0")
+    targets = translated.split("\0")
+    yield sources[0], targets[0]
+    if len(sources) > 1 and len(targets) > 1:
+        yield sources[1], targets[-1]

@@ -1,0 +1,98 @@
+"""Near-duplicates of held-out sentences, found by shared shingles: three words, or about as much text without spaces.
+
+Two sentences are near-duplicates if they are equal after :func:`key`, or if their sets of shingles have a Jaccard similarity
+of at least 0.5, or if three quarters of the smaller set lie in the larger one (unless the smaller one is a mere phrase).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+from data_prep.scripts import SCRIPT_CLASSES, UNSPACED_CLASS
+
+JACCARD = 0.5
+CONTAINMENT = 0.75
+# Tokens in a shingle, and fewest shingles of a fragment that counts: three words and six words, or about as much in
+# characters of Chinese and Japanese, or of Thai, Lao, Khmer and Burmese. A shorter phrase is in many sentences.
+_WORDS, _HAN_CHARACTERS, _ALPHABETIC_CHARACTERS = (3, 4), (5, 8), (10, 15)
+
+# \w knows no vowel signs of the Indic scripts, which belong to their word; U+0964 and U+0965 are full stops.
+_TOKEN = re.compile("[\\w\u0900-\u0963\u0966-\u0dff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]+")
+_UNSPACED = re.compile(f"[{UNSPACED_CLASS}]")
+_HAN = re.compile(f"[{SCRIPT_CLASSES['Kana+Han']}]")
+_MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u200c\u200d\u0640]")
+_PRODUCT = re.compile(r"google chrome|chromium|chrome|google")
+_DIGITS = re.compile(r"\d+")
+
+
+def tokens(text: str) -> list[str]:
+    """Words (of unspaced scripts: characters) without case, accents, punctuation, product names and the value of numbers."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    if not text.isascii():
+        text = _MARKS.sub("", unicodedata.normalize("NFKC", _MARKS.sub("", unicodedata.normalize("NFD", text))))
+        text = _UNSPACED.sub(r" \g<0> ", text)
+    return _TOKEN.findall(_DIGITS.sub("0", _PRODUCT.sub("product", text.replace("_", " "))))
+
+
+def key(words: list[str]) -> str:
+    """What two sentences share that differ in case, punctuation, spacing, numbers or product name only."""
+    return " ".join(words)
+
+
+def shape(words: list[str]) -> tuple[int, int]:
+    """Tokens in a shingle of such a sentence, and fewest shingles of a fragment that counts."""
+    if any(len(word) == 1 and _UNSPACED.match(word) for word in words):
+        return _HAN_CHARACTERS if any(_HAN.match(word) for word in words) else _ALPHABETIC_CHARACTERS
+    return _WORDS
+
+
+def shingles(words: list[str]) -> set[str]:
+    """The set of runs of a few tokens; of a shorter sentence, none."""
+    length, _ = shape(words)
+    return {" ".join(words[i : i + length]) for i in range(len(words) - length + 1)}
+
+
+class HeldOut:
+    """The sentences that must not be in the training text, in all languages together."""
+
+    def __init__(self, sentences: Iterable[str] = ()) -> None:
+        self.keys: set[str] = set()
+        self._sizes: list[tuple[int, int]] = []
+        self._holders: dict[str, list[int]] = {}
+        for sentence in sentences:
+            self.add(sentence)
+
+    def add(self, sentence: str) -> None:
+        """Hold out ``sentence`` and its near-duplicates."""
+        words = tokens(sentence)
+        name = key(words)
+        if not name or name in self.keys:
+            return
+        self.keys.add(name)
+        grams = shingles(words)
+        for gram in grams:
+            self._holders.setdefault(gram, []).append(len(self._sizes))
+        self._sizes.append((len(grams), shape(words)[1]))
+
+    def match(self, sentence: str) -> str | None:
+        """``"exact"`` or ``"near"`` if ``sentence`` is held out, else None."""
+        words = tokens(sentence)
+        if key(words) in self.keys:
+            return "exact"
+        grams = shingles(words)
+        shared: Counter[int] = Counter()
+        holders = self._holders
+        for gram in grams:
+            if gram in holders:
+                shared.update(holders[gram])
+        for index, common in shared.items():
+            size, least = self._sizes[index]
+            if common >= JACCARD * (len(grams) + size - common):
+                return "near"
+            smaller = min(len(grams), size)
+            if smaller >= least and common >= CONTAINMENT * smaller:
+                return "near"
+        return None

@@ -1,0 +1,212 @@
+"""Split deduplicated pairs into training, validation and test text: ``<output>/{train,valid,test}.en-de.{en,de}``.
+
+No sentence of the evaluation sets, and no near-duplicate of one, stays in training, on either side and in any language. In
+text with the same sentence in many languages a split for each language by itself would leak the test through the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import DataError, run_program
+from data_prep.evalsets import read_held_out
+from data_prep.files import stable_hash
+from data_prep.lines import check_equal_length, read_aligned
+from data_prep.normalise import normalise
+from data_prep.options import add_common_options, set_up_logging
+from data_prep.pairs import pairs_in, read_rows, split_pair
+from data_prep.shingles import HeldOut, tokens
+from data_prep.steps import Unit, add_counts, in_processes
+
+logger = logging.getLogger(__name__)
+VERSION = 1
+DEFAULT_VALID_PAIRS = 500
+MAX_VALID_SHARE = 0.1
+# A shorter sentence is no test of translation, and its near-duplicates are half the corpus.
+MIN_VALID_TOKENS = 4
+
+Pair = tuple[str, str]
+_held_out = HeldOut()  # in the processes that match sentences: the sentences to keep out
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How to split.
+
+    Args:
+        evalsets: folders with evaluation sets, to keep out of training.
+        valid: folder with ``<name>.<lang>`` or ``valid.en-de.{en,de}`` files to use for validation; None to split some off.
+        test: the same for testing; None for no test files.
+        max_pairs: at most so many training pairs for each pair of languages; 0 for all.
+        valid_pairs: how many pairs to split off for validation where there is no set.
+        seed: chooses among pairs.
+    """
+
+    evalsets: tuple[Path, ...] = ()
+    valid: Path | None = None
+    test: Path | None = None
+    max_pairs: int = 0
+    valid_pairs: int = DEFAULT_VALID_PAIRS
+    seed: int = 1
+
+
+def read_set(folder: Path, pair: str, counts: dict[str, int]) -> list[Pair] | None:
+    """The aligned lines of an evaluation set for one pair of languages; None if it has no such languages."""
+    source, target = split_pair(pair)
+    for left, right in (
+        (folder / f"{folder.name}.{source}", folder / f"{folder.name}.{target}"),
+        (folder / f"{folder.name}.{pair}.{source}", folder / f"{folder.name}.{pair}.{target}"),
+    ):
+        if left.is_file() and right.is_file():
+            check_equal_length(left, right)
+            return [(normalise(a), normalise(b)) for a, b in read_aligned(left, right, counts)]
+    return None
+
+
+def choose_valid(rows: dict[str, list[Pair]], options: SplitOptions) -> dict[str, list[Pair]]:
+    """Choose validation pairs; a sentence that is in many languages is chosen for all of them."""
+    chosen: dict[str, list[Pair]] = {}
+    for pair, pairs in rows.items():
+        wanted = max(1, min(options.valid_pairs, int(MAX_VALID_SHARE * len(pairs))))
+        long_enough = [p for p in pairs if len(tokens(p[0])) >= MIN_VALID_TOKENS] or pairs
+        ranked = sorted(dict(reversed(long_enough)).items(), key=lambda p: (stable_hash(p[0], options.seed), p))
+        chosen[pair] = ranked[:wanted]
+    return chosen
+
+
+def _match_all(sentences: list[str]) -> list[str | None]:
+    return [_held_out.match(sentence) for sentence in sentences]
+
+
+def find_held_out(rows: dict[str, list[Pair]], held_out: HeldOut, jobs: int) -> dict[str, str]:
+    """``sentence -> "exact" or "near"`` for every sentence of either side that is held out; each is looked at once."""
+    global _held_out
+    unique = sorted({text for pairs in rows.values() for pair in pairs for text in pair})
+    _held_out = held_out  # the processes are forked, and find it there
+    size = 20_000
+    blocks = [unique[i : i + size] for i in range(0, len(unique), size)]
+    found = [match for block in in_processes(_match_all, blocks, jobs) for match in block]
+    _held_out = HeldOut()
+    return {text: match for text, match in zip(unique, found) if match}
+
+
+def keep_out(pairs: list[Pair], found: dict[str, str], counts: dict[str, int]) -> list[Pair]:
+    """The pairs with neither side held out; the others are counted by side and kind."""
+    kept = []
+    for pair in pairs:
+        if pair[0] in found:
+            add_counts(counts, {f"{found[pair[0]]}_source_in_evaluation": 1})
+        elif pair[1] in found:
+            add_counts(counts, {f"{found[pair[1]]}_target_in_evaluation": 1})
+        else:
+            kept.append(pair)
+    return kept
+
+
+def limit_pairs(name: str, pairs: list[Pair], options: SplitOptions, counts: dict[str, int]) -> list[Pair]:
+    """At most ``max_pairs`` pairs, chosen by hash and in their old order; each language gets other English sentences."""
+    if not options.max_pairs or len(pairs) <= options.max_pairs:
+        return pairs
+    ranked = sorted(range(len(pairs)), key=lambda i: stable_hash(f"{name}\t{pairs[i][0]}", options.seed))
+    counts["over_max_pairs"] = len(pairs) - options.max_pairs
+    return [pairs[i] for i in sorted(ranked[: options.max_pairs])]
+
+
+def write_pairs(folder: Path, name: str, pair: str, rows: list[Pair]) -> None:
+    """Write ``<name>.<pair>.<lang>`` for both languages."""
+    for side, language in enumerate(split_pair(pair)):
+        with (folder / f"{name}.{pair}.{language}").open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(row[side] + "\n" for row in rows)
+
+
+def split(unique: Path, output: Path, pairs: list[str], options: SplitOptions, jobs: int) -> dict[str, Any]:
+    """Split the files ``<pair>.tsv`` of a folder."""
+    paths = [unique / f"{pair}.tsv" for pair in pairs]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"no such file: {path}")
+    folders = [f for f in (*options.evalsets, options.valid, options.test) if f is not None]
+    recorded = {k: v for k, v in vars(options).items() if k not in {"evalsets", "valid", "test"}}
+    recorded["sets"] = [f.name for f in folders]
+    unit = Unit("split", VERSION, output, {"pairs": pairs, **recorded}, [*paths, *folders])
+    return unit.make(lambda temporary: _split(paths, temporary, pairs, options, jobs))
+
+
+def _split(paths: list[Path], output: Path, pairs: list[str], options: SplitOptions, jobs: int) -> dict[str, Any]:
+    output.mkdir(parents=True)
+    by_pair: dict[str, dict[str, int]] = {pair: {} for pair in pairs}
+    rows = {pair: [(r[0], r[1]) for r in read_rows(path)] for pair, path in zip(pairs, paths)}
+    sets: dict[str, dict[str, list[Pair]]] = {"valid": {}, "test": {}}
+    for name, folder in (("valid", options.valid), ("test", options.test)):
+        for pair in pairs if folder is not None else []:
+            counts: dict[str, int] = {}
+            found = read_set(folder, pair, counts)  # type: ignore[arg-type]  # not None here
+            add_counts(by_pair[pair], {f"{name}_{kind}": number for kind, number in counts.items()})
+            if found is not None:
+                sets[name][pair] = found
+    if without := {pair: rows[pair] for pair in pairs if pair not in sets["valid"] and rows[pair]}:
+        sets["valid"] |= choose_valid(without, options)
+
+    held_out = HeldOut(read_held_out(list(options.evalsets)))
+    for of_set in sets.values():
+        for chosen in of_set.values():
+            for pair_of_text in chosen:
+                for text in pair_of_text:
+                    held_out.add(text)
+    found_texts = find_held_out(rows, held_out, jobs)
+    total: dict[str, int] = {}
+    for pair in pairs:
+        counts = by_pair[pair]
+        counts["read"] = len(rows[pair])
+        train = limit_pairs(pair, keep_out(rows[pair], found_texts, counts), options, counts)
+        if not train:
+            raise DataError(f"no training pairs are left for {pair}: {counts}")
+        write_pairs(output, "train", pair, train)
+        counts["train"] = len(train)
+        for name, of_set in sets.items():
+            if of_set.get(pair):
+                write_pairs(output, name, pair, of_set[pair])
+                counts[name] = len(of_set[pair])
+        counts["english_words"] = sum(p[0].count(" ") + 1 for p in train)
+        add_counts(total, counts)
+    lengths = Counter(min(50, p[0].count(" ") + 1) for pair in pairs for p in rows[pair])
+    return {"counts": total, "pairs": by_pair, "words_per_source": dict(sorted(lengths.items()))}
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep.split", description=__doc__.splitlines()[0])
+    parser.add_argument("--input", type=Path, required=True, help="folder of <pair>.tsv files, made by data_prep.deduplicate")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write text files to")
+    parser.add_argument("--pairs", help="only these, comma separated: en-de,en-ru (default: all in the folder)")
+    parser.add_argument("--evalsets", type=Path, nargs="*", default=[], help="folders of evaluation sets to keep out of training")
+    parser.add_argument("--valid", type=Path, help="folder of the validation set (default: split some pairs off)")
+    parser.add_argument("--test", type=Path, help="folder of the test set (default: none)")
+    parser.add_argument("--max-pairs", type=int, default=0, help="most training pairs for a language pair (default 0: all)")
+    parser.add_argument("--valid-pairs", type=int, default=DEFAULT_VALID_PAIRS, help="how many to split off (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="chooses among pairs (default: 1)")
+    add_common_options(parser)
+    args = parser.parse_args()
+    set_up_logging(args)
+    options = SplitOptions(tuple(args.evalsets), args.valid, args.test, args.max_pairs, args.valid_pairs, args.seed)
+    pairs = args.pairs.split(",") if args.pairs else pairs_in(args.input)
+    print(describe(split(args.input, args.output, pairs, options, args.jobs)))
+
+
+def describe(stats: dict[str, Any]) -> str:
+    """One line about a run."""
+    counts = stats["counts"]
+    rest = ", ".join(f"{k} {v:,}" for k, v in counts.items() if k.endswith("_in_evaluation") or k == "over_max_pairs")
+    return (
+        f"split: {counts['train']:,} training pairs, {counts.get('valid', 0):,} for validation, "
+        f"{counts.get('test', 0):,} for testing; left out: {rest or 'none'}"
+    )
+
+
+if __name__ == "__main__":
+    run_program(main, "data_prep.split")

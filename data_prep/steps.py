@@ -1,0 +1,126 @@
+"""What makes every step restartable: an output is finished when its stats file says so.
+
+``<output>.stats.json`` records the step, its options, what its inputs were and the size of every file it wrote.
+A step whose recorded identity and sizes still hold is skipped; everything else is done again from the start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.files import move_into_place, partial_path, read_json, remove, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def stats_path(output: Path) -> Path:
+    """Where a step writes the statistics of ``output``."""
+    return output.with_name(f"{output.name}.stats.json")
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    if path.is_dir():
+        return {str(f.relative_to(path)): f.stat().st_size for f in sorted(path.rglob("*")) if f.is_file()}
+    return {"": path.stat().st_size} if path.exists() else {}
+
+
+def fingerprint(path: Path) -> str:
+    """Identity of an input: its own step's identity if a step made it, else sizes and times of its files."""
+    stats = read_json(stats_path(path))
+    if isinstance(stats, dict) and "identity" in stats:
+        return str(stats["identity"])
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    return hashlib.sha256(repr([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]).encode()).hexdigest()
+
+
+@dataclass
+class Unit:
+    """One output (a file or a folder) of one step.
+
+    Args:
+        step: name of the program.
+        version: raised whenever the program's rules change, so that older outputs are made again.
+        output: what is written.
+        options: everything besides the inputs that the output depends on.
+        inputs: files and folders that are read.
+    """
+
+    step: str
+    version: int
+    output: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    inputs: Sequence[Path] = ()
+
+    def identity(self) -> str:
+        """Hash of the step, its options and the identities of its inputs."""
+        parts = [self.step, self.version, self.options, [[p.name, fingerprint(p)] for p in self.inputs]]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def finished_stats(self) -> dict[str, Any] | None:
+        """The statistics of a finished output; None if it has to be made."""
+        stats = read_json(stats_path(self.output))
+        if not isinstance(stats, dict) or stats.get("identity") != self.identity():
+            return None
+        return stats if stats.get("files") == _sizes(self.output) else None
+
+    def make(self, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Return the statistics, calling ``work(temporary path)`` first unless the output is finished."""
+        finished = self.finished_stats()
+        if finished is not None:
+            logger.info("%s: %s is finished", self.step, self.output)
+            return finished
+        start, identity = time.monotonic(), self.identity()
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = partial_path(self.output)
+        remove(temporary)
+        try:
+            counts = work(temporary)
+            remove(stats_path(self.output))
+            move_into_place(temporary, self.output)
+        except BaseException:
+            remove(temporary)
+            raise
+        return self.record(counts, identity, time.monotonic() - start)
+
+    def record(self, counts: dict[str, Any], identity: str, seconds: float) -> dict[str, Any]:
+        """Write the statistics of an output that now stands under its final name."""
+        stats = {
+            "step": self.step,
+            "identity": identity,
+            "options": self.options,
+            "inputs": [os.path.relpath(p, self.output.parent) for p in self.inputs],
+            "seconds": round(seconds, 2),
+            **counts,
+            "files": _sizes(self.output),
+        }
+        write_json(stats_path(self.output), stats)
+        return stats
+
+
+def add_counts(total: dict[str, int], more: dict[str, int]) -> None:
+    """Add the numbers of ``more`` to ``total``, key by key."""
+    for key, value in more.items():
+        total[key] = total.get(key, 0) + value
+
+
+def in_processes(work: Callable[[Any], Any], items: Sequence[Any], jobs: int) -> list[Any]:
+    """``[work(item) for item in items]`` on ``jobs`` processes; in this one if ``jobs`` is 1."""
+    if jobs <= 1 or len(items) <= 1:
+        return [work(item) for item in items]
+    with ProcessPoolExecutor(min(jobs, len(items)), mp_context=multiprocessing.get_context("fork")) as pool:
+        return list(pool.map(work, items))
+
+
+def default_jobs() -> int:
+    """Number of CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

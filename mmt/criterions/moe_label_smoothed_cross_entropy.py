@@ -1,0 +1,103 @@
+"""``--criterion moe_label_smoothed_cross_entropy``: label-smoothed cross-entropy, routing losses and expert metrics."""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.criterions.label_smoothed_cross_entropy import (
+    LabelSmoothedCrossEntropyCriterion,
+    LabelSmoothedCrossEntropyCriterionConfig,
+)
+from torch import Tensor, nn
+
+from mmt.criterions.fused_cross_entropy import project_and_score
+from mmt.criterions.routing_losses import add_over_ranks, log_routing_metrics, routing_losses, routing_sums
+from mmt.errors import UserError
+
+
+@dataclass
+class MoELabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfig):
+    """Options of the criterion, added to those of fairseq's ``label_smoothed_cross_entropy``."""
+
+    moe_balance_loss_weight: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "weight of the balance loss, which is 1.0 per MoE layer at perfect balance. Not set: 0.01 for token and sentence routing, 0 for task routing"
+        },
+    )
+    moe_z_loss_weight: float = field(
+        default=0.0, metadata={"help": "weight of the router z-loss (ST-MoE): mean squared log-sum-exp of the routers' logits; 0.001 is usual"}
+    )
+
+
+@register_criterion("moe_label_smoothed_cross_entropy", dataclass=MoELabelSmoothedCrossEntropyConfig)
+class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
+    """``loss = cross-entropy + sample_size * (balance weight * balance loss + z weight * z-loss)``.
+
+    Routing losses are means over the real tokens of the micro-batch on all ranks together and over the MoE layers, so they depend neither on the number of ranks nor on padding.
+    A dense model has none of them and passes through unchanged.
+    """
+
+    def __init__(
+        self,
+        task: Any,
+        sentence_avg: bool,
+        label_smoothing: float,
+        ignore_prefix_size: int = 0,
+        report_accuracy: bool = False,
+        moe_balance_loss_weight: float | None = None,
+        moe_z_loss_weight: float = 0.0,
+    ) -> None:
+        super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
+        for option, weight in (
+            ("--moe-balance-loss-weight", moe_balance_loss_weight),
+            ("--moe-z-loss-weight", moe_z_loss_weight),
+        ):
+            if weight is not None and weight < 0:
+                raise UserError(f"{option} must be 0 or more, but is {weight}")
+        self.balance_loss_weight = moe_balance_loss_weight
+        self.z_loss_weight = moe_z_loss_weight
+
+    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
+        """Return the loss summed over the batch, the sample size that it is divided by, and what to log."""
+        has_plain_projection = isinstance(getattr(model.decoder, "output_projection", None), nn.Linear)
+        use_fused = has_plain_projection and reduce and not self.report_accuracy
+        net_output = model(**sample["net_input"], features_only=True) if use_fused else model(**sample["net_input"])
+        if use_fused:
+            loss, nll_loss = self._fused_loss(model, net_output[0], sample)
+        else:
+            loss, nll_loss = self.compute_loss(model, net_output, sample, reduce=reduce)
+        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        logging_output: dict[str, Any] = {
+            "loss": loss.detach(),
+            "nll_loss": nll_loss.detach(),
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["target"].size(0),
+            "sample_size": sample_size,
+        }
+        if self.report_accuracy:
+            n_correct, total = self.compute_accuracy(model, net_output, sample)
+            logging_output.update(n_correct=n_correct.item(), total=total.item())
+        statistics = net_output[1].get("routing_statistics") or {}
+        if statistics:
+            logging_output.update(routing_sums(statistics))
+        if statistics and model.training:
+            total_size = add_over_ranks(torch.tensor(float(sample_size), device=loss.device))
+            layers = net_output[1]["balanced_layers"] if self.balance_loss_weight is None else statistics.keys()
+            balance, z = routing_losses(statistics, layers)
+            weight = 0.01 if self.balance_loss_weight is None else self.balance_loss_weight
+            loss = loss + total_size * (weight * balance + self.z_loss_weight * z)
+        return loss, sample_size, logging_output
+
+    def _fused_loss(self, model: nn.Module, features_BSD: Tensor, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        target_BS = model.get_targets(sample, None)[:, self.ignore_prefix_size :]
+        is_real_BS = target_BS.ne(self.padding_idx)
+        features_ND = features_BSD[:, self.ignore_prefix_size :][is_real_BS]
+        return project_and_score(features_ND, model.decoder.output_projection.weight, target_BS[is_real_BS], self.eps)
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Log fairseq's metrics of the loss, and those of the experts."""
+        super().reduce_metrics(logging_outputs)
+        log_routing_metrics(logging_outputs)

@@ -1,0 +1,140 @@
+"""Every place where mmt changes, or works around, fairseq 0.12.3: one small function each, with its reason.
+
+``apply()`` runs once, when the plugin is imported, and calling it again changes nothing. Each function wraps or replaces one attribute of a fairseq module;
+`tests/test_fairseq_compat.py` holds, for each of them, a test that fails as soon as fairseq no longer needs it.
+"""
+
+import argparse
+import functools
+import logging
+import os
+import sys
+import zipfile
+from types import TracebackType
+from typing import Any, Callable
+
+import numpy as np
+import torch
+from fairseq import checkpoint_utils, options
+from fairseq.distributed import utils as distributed_utils
+
+from mmt.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+DEAD_FLAGS = {
+    ("ddp_backend", "fully_sharded"): "--ddp-backend fully_sharded",
+    ("ddp_backend", "slowmo"): "--ddp-backend slowmo",
+    ("zero_sharding", "os"): "--zero-sharding os",
+}
+
+
+def apply() -> None:
+    """Apply every workaround once."""
+    register_safe_globals()
+    install_one_line_errors()
+    _wrap(options, "parse_args_and_arch", _parse_args_without_traps)
+    _wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_with_clear_errors)
+    _wrap(distributed_utils, "_infer_torch_distributed_launch_init", _infer_torchrun_on_any_device)
+
+
+def _wrap(module: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Replace ``module.name`` by ``wrapper`` with the original function as its first argument, once."""
+    original = getattr(module, name)
+    if not hasattr(original, "wrapped_by_mmt"):
+        replacement = functools.wraps(original)(functools.partial(wrapper, original))
+        replacement.wrapped_by_mmt = True  # type: ignore[attr-defined]
+        setattr(module, name, replacement)
+
+
+def register_safe_globals() -> None:
+    """Let ``torch.load`` read fairseq's checkpoints with ``weights_only=True``, the default since torch 2.6.
+
+    A fairseq checkpoint holds, beside tensors, an argparse.Namespace (old checkpoints) and numpy scalars (meters).
+    Nothing here can run code when it is unpickled.
+    """
+    numpy_classes = [np.ndarray, np.dtype, np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar]
+    numpy_dtypes = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, np.bool_)]
+    torch.serialization.add_safe_globals([argparse.Namespace, *numpy_classes, *numpy_dtypes])
+
+
+def _load_checkpoint_with_clear_errors(original: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> Any:
+    """Name the file when a checkpoint is missing, truncated, foreign, or holds anything but plain data.
+
+    fairseq lets torch's ten-line pickle messages through, some of which advise to switch the protection off.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"checkpoint {path} does not exist")
+    try:
+        state = original(path, *args, **kwargs)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = "it is truncated or not a checkpoint"
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            reason = "it holds objects other than weights and settings, which could run code, so it is refused"
+        elif not zipfile.is_zipfile(path) and os.path.getsize(path) == 0:
+            reason = "it is empty"
+        raise UserError(f"checkpoint {path} cannot be read: {reason}") from error
+    if not isinstance(state, dict) or "model" not in state:
+        raise UserError(f"checkpoint {path} cannot be read: it is not a fairseq checkpoint (no 'model' inside)")
+    return state
+
+
+def _parse_args_without_traps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Undo ``args.tpu = True``, which fairseq sets for every ``--bf16`` run, and refuse flags whose engine is dead."""
+    parsed = original(*args, **kwargs)
+    namespace = parsed[0] if isinstance(parsed, tuple) else parsed
+    asked_for_tpu = "--tpu" in (kwargs.get("input_args") or sys.argv)
+    if getattr(namespace, "bf16", False) and not asked_for_tpu:
+        namespace.tpu = False
+    refuse_dead_flags(namespace)
+    return parsed
+
+
+def refuse_dead_flags(distributed_config: Any) -> None:
+    """Refuse options that need fairscale, which is no longer maintained.
+
+    Args:
+        distributed_config: anything with fairseq's ``ddp_backend`` and ``zero_sharding`` attributes.
+    """
+    for (attribute, value), flag in DEAD_FLAGS.items():
+        if getattr(distributed_config, attribute, None) == value:
+            raise UserError(
+                f"{flag} needs fairscale, which is no longer maintained, and would mix up the experts of different "
+                "ranks. Use --ddp-backend legacy_ddp (plain data parallelism) instead"
+            )
+
+
+def _infer_torchrun_on_any_device(original: Callable[..., Any], cfg: Any) -> None:
+    """Start under ``torchrun`` on machines without CUDA too, where fairseq divides by ``cuda.device_count() == 0``."""
+    if torch.cuda.is_available():
+        original(cfg)
+        return
+    cfg.distributed_init_method = "env://"
+    cfg.distributed_world_size = int(os.environ["WORLD_SIZE"])
+    cfg.distributed_rank = int(os.environ["RANK"])
+    cfg.device_id = 0
+    cfg.distributed_no_spawn = True
+    cfg.distributed_backend = "gloo"
+    # fairseq passes device_ids to torch's DDP, which torch refuses for modules on the CPU.
+    cfg.ddp_backend = "legacy_ddp"
+
+
+def install_one_line_errors() -> None:
+    """Show a ``UserError`` as one line on stderr with exit code 2 in fairseq's own commands, without a traceback."""
+    previous = sys.excepthook
+    if hasattr(previous, "wrapped_by_mmt"):
+        return
+
+    def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if not isinstance(error, UserError):
+            previous(kind, error, traceback)
+            return
+        sys.stdout.flush()
+        print(f"mmt: error: {error}", file=sys.stderr, flush=True)
+        # An exception hook cannot choose the exit code otherwise; nothing is left to clean up at this point.
+        os._exit(2)
+
+    show.wrapped_by_mmt = True  # type: ignore[attr-defined]
+    sys.excepthook = show

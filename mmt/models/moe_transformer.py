@@ -1,0 +1,113 @@
+"""``--arch moe_transformer``: fairseq's transformer with a mixture of experts in some of its feed-forward sub-layers."""
+
+from typing import Any
+
+from fairseq.data import Dictionary
+from fairseq.models import register_model
+from fairseq.models.transformer import TransformerModelBase
+from torch import Tensor, nn
+
+from mmt.data.task_ids import TaskIds
+from mmt.errors import UserError
+from mmt.models.config import MoETransformerConfig, nested_config, validate
+from mmt.models.decoder import MoETransformerDecoder
+from mmt.models.encoder import MoETransformerEncoder
+
+
+@register_model("moe_transformer", dataclass=MoETransformerConfig)
+class MoETransformerModel(TransformerModelBase):
+    """A multilingual encoder-decoder with experts.
+
+    With ``--moe-experts 0`` it is fairseq's dense transformer: the same parameters under the same names, so checkpoints can be exchanged.
+    """
+
+    @classmethod
+    def add_args(cls, parser: Any) -> None:
+        """Add the options of ``MoETransformerConfig``, without defaults, so that architectures can set them."""
+        from_dataclass = super(TransformerModelBase, cls).add_args
+        from_dataclass(parser)
+
+    @classmethod
+    def build_model(cls, cfg: Any, task: Any) -> "MoETransformerModel":
+        """Build the model.
+
+        Args:
+            cfg: a MoETransformerConfig, as dataclass or DictConfig.
+            task: has ``source_dictionary``, ``target_dictionary``, ``langs`` and the trained ``trained_lang_pairs``.
+
+        Raises:
+            UserError: if an MoE option breaks a rule.
+        """
+        validate(cfg)
+        config = nested_config(cfg)
+        config.task_ids = TaskIds(config.moe_task_id, task.langs, task.trained_lang_pairs) if config.moe_experts > 0 else ()
+        return super().build_model(config, task)
+
+    @classmethod
+    def build_encoder(cls, cfg: Any, src_dict: Dictionary, embed_tokens: nn.Embedding) -> MoETransformerEncoder:
+        return MoETransformerEncoder(cfg, src_dict, embed_tokens, cfg.task_ids)
+
+    @classmethod
+    def build_decoder(cls, cfg: Any, tgt_dict: Dictionary, embed_tokens: nn.Embedding) -> MoETransformerDecoder:
+        return MoETransformerDecoder(
+            cfg, tgt_dict, embed_tokens, num_tasks=len(cfg.task_ids), no_encoder_attn=cfg.no_cross_attention
+        )
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        return_all_hiddens: bool = False,
+        features_only: bool = False,
+        alignment_layer: int | None = None,
+        alignment_heads: int | None = None,
+        src_lang_id: Tensor | None = None,
+        tgt_lang_id: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return logits ``(B, S, V)`` (features ``(B, S, D)`` with ``features_only``) and a dictionary.
+
+        fairseq's ``forward`` with the languages of each sentence passed on to the encoder. The dictionary's ``routing_statistics`` maps the name of
+        each MoE layer ("encoder.1") to its RoutingStatistics, and ``balanced_layers`` names those that get a balance loss unless told otherwise:
+        all but the task-routed ones, whose few rows would be forced apart however related the tasks are.
+        """
+        encoder_out = self.encoder(
+            src_tokens,
+            src_lengths=src_lengths,
+            return_all_hiddens=return_all_hiddens,
+            src_lang_id=src_lang_id,
+            tgt_lang_id=tgt_lang_id,
+        )
+        output, extra = self.decoder(
+            prev_output_tokens,
+            encoder_out=encoder_out,
+            features_only=features_only,
+            alignment_layer=alignment_layer,
+            alignment_heads=alignment_heads,
+            src_lengths=src_lengths,
+            return_all_hiddens=return_all_hiddens,
+        )
+        extra["routing_statistics"] = {
+            **self.encoder.routing_state.take_statistics(),
+            **self.decoder.routing_state.take_statistics(),
+        }
+        extra["balanced_layers"] = [
+            layer for layer in extra["routing_statistics"] if getattr(self.cfg, f"{layer.split('.')[0]}_routing") != "task"
+        ]
+        return output, extra
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
+        """Upgrade old checkpoints as fairseq does, after a check that the dictionary is the one of the checkpoint.
+
+        Raises:
+            UserError: if the number of embeddings differs.
+        """
+        super().upgrade_state_dict_named(state_dict, name)
+        for side in ("encoder", "decoder"):
+            saved = state_dict.get(f"{side}.embed_tokens.weight")
+            expected = getattr(self, side).embed_tokens.num_embeddings
+            if saved is not None and saved.size(0) != expected:
+                raise UserError(
+                    f"the dictionary does not fit the checkpoint: it has {expected} entries with the language tokens, but the checkpoint's {side} has "
+                    f"{saved.size(0)} embeddings; use the data folder (dict.txt, lang_list.txt) that the model was trained with"
+                )

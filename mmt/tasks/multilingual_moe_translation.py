@@ -1,0 +1,214 @@
+"""``--task multilingual_moe_translation``: many translation directions in one model that knows the languages of every sentence."""
+
+import argparse
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+from fairseq.data import Dictionary, FairseqDataset
+from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
+from fairseq.data.multilingual.multilingual_utils import get_lang_tok
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.tasks import register_task
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+from torch import Tensor, nn
+
+from mmt.data.language_ids import LanguageIdDataset
+from mmt.errors import UserError
+from mmt.tasks.config import MultilingualMoETranslationConfig, as_fairseq_arguments
+from mmt.tasks.validation_scores import KEY as SCORE_SUMS
+from mmt.tasks.validation_scores import ValidationScores
+
+logger = logging.getLogger(__name__)
+
+
+class LanguageIdDatasetManager(MultilingualDatasetManager):
+    """fairseq's multilingual data loading, with the languages of every sentence in every batch."""
+
+    def load_a_dataset(self, split: str, data_path: str, src: str, *args: Any, **kwargs: Any) -> FairseqDataset:
+        tgt = kwargs["tgt"]
+        try:
+            dataset = super().load_a_dataset(split, data_path, src, *args, **kwargs)
+        except FileNotFoundError as error:
+            raise UserError(f"no binarized {split} data of {src}-{tgt} in {data_path}") from error
+        limit = None if split == self.args.train_subset else self.args.valid_sentences_per_direction
+        return LanguageIdDataset(dataset, self.langs.index(src), self.langs.index(tgt), max_sentences=limit)
+
+
+@register_task("multilingual_moe_translation", dataclass=MultilingualMoETranslationConfig)
+class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
+    """fairseq's ``translation_multi_simple_epoch`` for models that route by task.
+
+    Every batch, in training, validation, generation and interactive use, tells the model the source and target language of each sentence
+    (``net_input.src_lang_id`` and ``net_input.tgt_lang_id``, indices into ``langs``).
+
+    Attributes:
+        langs: the ordered languages.
+        trained_lang_pairs: the directions in ``--lang-pairs``.
+        autocast_dtype: set by the trainer for ``--bf16``; None computes in the parameters' own type.
+    """
+
+    def __init__(self, args: Any, langs: list[str], dicts: dict[str, Dictionary], training: bool) -> None:
+        super().__init__(args, langs, dicts, training)
+        self.trained_lang_pairs = args.lang_pairs
+        self.autocast_dtype: torch.dtype | None = None
+        self.data_manager = LanguageIdDatasetManager(args, self.lang_pairs, langs, dicts, self.sampling_method)
+        self.validation_scores = ValidationScores(self.lang_pairs)
+        self._spm: sentencepiece.SentencePieceProcessor | None = None
+
+    @classmethod
+    def add_args(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the options of ``MultilingualMoETranslationConfig``."""
+        gen_parser_from_dataclass(parser, MultilingualMoETranslationConfig())
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> "MultilingualMoETranslationTask":
+        """Set the task up from its options.
+
+        Raises:
+            UserError: names the option, file or language that is wrong.
+        """
+        args = as_fairseq_arguments(cfg)
+        languages = LanguageIdDatasetManager.load_langs(args)
+        wanted = [pair for pair in args.lang_pairs]
+        if args.source_lang is not None or args.target_lang is not None:
+            if args.source_lang is None or args.target_lang is None:
+                raise UserError("--source-lang and --target-lang go together, but only one of them is given")
+            wanted.append(f"{args.source_lang}-{args.target_lang}")
+        for pair in wanted:
+            for language in pair.split("-"):
+                if language not in languages:
+                    raise UserError(f"unknown language {language!r} in {pair}; the languages are {', '.join(languages)}")
+        if args.fixed_dictionary is None and args.source_dict is None:
+            folder = Path(args.data.split(":")[0])
+            missing = [language for language in languages if not (folder / f"dict.{language}.txt").is_file()]
+            if missing:
+                raise UserError(f"{folder} has neither dict.txt nor dict.{missing[0]}.txt")
+        return super().setup_task(args, **kwargs)
+
+    def set_direction(self, source: str, target: str) -> None:
+        """Translate from ``source`` to ``target`` from now on.
+
+        Raises:
+            UserError: if a language is unknown.
+        """
+        for language in (source, target):
+            if language not in self.langs:
+                raise UserError(f"unknown language {language!r}; the model knows {', '.join(self.langs)}")
+        self.args.source_lang, self.args.target_lang = source, target
+
+    # The languages of every sentence.
+
+    def _with_language_ids(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Move the language ids to where the model looks for them; without any, they are those of the current direction."""
+        net_input = dict(sample["net_input"])
+        source, target = net_input.get("src_lang_id"), sample.get("tgt_lang_id", net_input.get("tgt_lang_id"))
+        if source is None or target is None:
+            shape = (net_input["src_tokens"].size(0), 1)
+            source = net_input["src_tokens"].new_full(shape, self.langs.index(self.args.source_lang))
+            target = net_input["src_tokens"].new_full(shape, self.langs.index(self.args.target_lang))
+        return {**sample, "net_input": {**net_input, "src_lang_id": source, "tgt_lang_id": target}}
+
+    def build_dataset_for_inference(self, src_tokens: list[Tensor], src_lengths: list[int], constraints: Any = None) -> FairseqDataset:
+        dataset = super().build_dataset_for_inference(src_tokens, src_lengths, constraints)
+        return LanguageIdDataset(dataset, self.langs.index(self.args.source_lang), self.langs.index(self.args.target_lang))
+
+    # Steps.
+
+    @contextlib.contextmanager
+    def _autocast(self, model: nn.Module) -> Iterator[None]:
+        device = next(model.parameters()).device.type
+        with torch.autocast(device, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            yield
+
+    def train_step(
+        self, sample: dict[str, Any], model: nn.Module, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False
+    ) -> tuple[Tensor, Any, dict[str, Any]]:
+        """Run forward and backward on one micro-batch; a dummy one (``ignore_grad``) takes part, but weighs nothing."""
+        model.train()
+        model.set_num_updates(update_num)
+        with torch.autograd.profiler.record_function("forward"), self._autocast(model):
+            loss, sample_size, logging_output = criterion(model, self._with_language_ids(sample))
+        if ignore_grad:
+            loss, sample_size = loss * 0, sample_size * 0
+            logging_output = {key: value * 0 for key, value in logging_output.items()}
+        with torch.autograd.profiler.record_function("backward"):
+            optimizer.backward(loss)
+        return loss, sample_size, logging_output
+
+    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> tuple[Tensor, Any, dict[str, Any]]:
+        """Compute the loss and, with ``--eval-bleu``, translate the batch and add up its scores."""
+        sample = self._with_language_ids(sample)
+        with self._autocast(model):
+            loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
+            if self.args.eval_bleu:
+                logging_output[SCORE_SUMS] = self._score_batch(sample, model).to(loss.device)
+        return loss, sample_size, logging_output
+
+    def inference_step(
+        self, generator: Any, models: Sequence[nn.Module], sample: dict[str, Any], prefix_tokens: Tensor | None = None, constraints: Any = None
+    ) -> list[list[dict[str, Tensor]]]:
+        with self._autocast(models[0]):
+            return super().inference_step(generator, models, self._with_language_ids(sample), prefix_tokens, constraints)
+
+    # Scores during validation.
+
+    def _score_batch(self, sample: dict[str, Any], model: nn.Module) -> Tensor:
+        generator = self._validation_generator(model)
+        # The target's own language token is forced, since one batch holds several target languages.
+        prefix_tokens = sample["target"][:, :1] if self.args.langtoks["main"][1] else None
+        with torch.no_grad():
+            found = generator.generate([model], sample, prefix_tokens=prefix_tokens)
+        hypotheses = [self.detokenize(best[0]["tokens"]) if best else "" for best in found]
+        references = [self.detokenize(target[target.ne(self.target_dictionary.pad())]) for target in sample["target"]]
+        languages = zip(sample["net_input"]["src_lang_id"].flatten().tolist(), sample["net_input"]["tgt_lang_id"].flatten().tolist())
+        directions = [f"{self.langs[source]}-{self.langs[target]}" for source, target in languages]
+        if self.args.eval_bleu_print_samples:
+            logger.info("%s example hypothesis: %s", directions[0], hypotheses[0])
+            logger.info("%s example reference: %s", directions[0], references[0])
+        return self.validation_scores.sums(hypotheses, references, directions)
+
+    def _validation_generator(self, model: nn.Module) -> Any:
+        try:
+            options = json.loads(self.args.eval_bleu_args)
+        except json.JSONDecodeError as error:
+            raise UserError(f"--eval-bleu-args must be JSON such as '{{\"beam\": 4}}', but is {self.args.eval_bleu_args!r}") from error
+        options = {"beam": 1, "max_len_a": 1.5, "max_len_b": 10, **options}
+        args = type("GenerationOptions", (), {**options, "keep_inference_langtok": True})
+        return self.build_generator([model], args)
+
+    def language_tokens(self) -> set[int]:
+        """Return the dictionary indices of all target-language tokens."""
+        spec = self.args.langtoks["main"][1]
+        if not spec:
+            return set()
+        style = self.args.lang_tok_style
+        tokens = [get_lang_tok(lang=language, lang_tok_style=style, spec=spec) for language in self.langs]
+        return {self.data_manager.get_langtok_index(token, self.target_dictionary) for token in tokens}
+
+    def detokenize(self, tokens: Tensor) -> str:
+        """Turn target token ids ``(S,)`` into plain text, without language tokens, end-of-sentence and padding."""
+        special = self.language_tokens() | {self.target_dictionary.pad(), self.target_dictionary.eos(), self.target_dictionary.bos()}
+        pieces = [self.target_dictionary[int(token)] for token in tokens if int(token) not in special]
+        if self.sentencepiece is not None:
+            return self.sentencepiece.decode_pieces(pieces)
+        return "".join(pieces).replace("\u2581", " ").strip() if any("\u2581" in piece for piece in pieces) else " ".join(pieces)
+
+    @property
+    def sentencepiece(self) -> sentencepiece.SentencePieceProcessor | None:
+        """The data folder's ``spm.model``, if there is one."""
+        path = Path(self.args.data.split(":")[0]) / "spm.model"
+        if self._spm is None and path.is_file():
+            self._spm = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        return self._spm
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        super().reduce_metrics(logging_outputs, criterion)
+        tables = [log[SCORE_SUMS] for log in logging_outputs if SCORE_SUMS in log]
+        if tables:
+            self.validation_scores.log(torch.stack([table.cpu() for table in tables]).sum(dim=0))

@@ -1,0 +1,91 @@
+"""The trainer that ``fairseq-train --user-dir mmt`` runs: fairseq's own, with bfloat16 autocast and exact gradient accumulation."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import fairseq.trainer
+import torch
+from fairseq.trainer import Trainer
+from omegaconf import open_dict
+
+from mmt.errors import UserError
+from mmt.fairseq_compat import refuse_dead_flags
+
+
+class MoETrainer(Trainer):
+    """fairseq's Trainer for MoE translation.
+
+    * ``--bf16`` means bfloat16 autocast around float32 parameters, on CPU and CUDA: the optimizer updates the parameters themselves, so there is neither a
+      second copy of them nor a bfloat16 residual stream. ``--memory-efficient-bf16`` keeps fairseq's meaning (bfloat16 parameters).
+    * With ``--update-freq N`` a dummy batch weighs nothing, wherever in the group it falls.
+    """
+
+    def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
+        refuse_dead_flags(cfg.distributed_training)
+        self.autocasts = bool(
+            cfg.common.bf16 and not cfg.common.memory_efficient_bf16 and hasattr(task, "autocast_dtype")
+        )
+        if self.autocasts:
+            task.autocast_dtype = torch.bfloat16
+        with self._without_fairseqs_bf16(cfg):
+            super().__init__(cfg, task, model, criterion, quantizer)
+
+    @contextlib.contextmanager
+    def _without_fairseqs_bf16(self, cfg: Any) -> Iterator[None]:
+        """Keep fairseq from casting the model, or wrapping the optimizer, while we autocast."""
+        if not self.autocasts:
+            yield
+            return
+        with open_dict(cfg):
+            cfg.common.bf16 = False
+            try:
+                yield
+            finally:
+                cfg.common.bf16 = True
+
+    def _build_optimizer(self) -> None:
+        with self._without_fairseqs_bf16(self.cfg):
+            super()._build_optimizer()
+
+    def _fp_convert_sample(self, sample: Any) -> Any:
+        return sample if self.autocasts else super()._fp_convert_sample(sample)
+
+    def train_step(self, samples: list[Any], raise_oom: bool = False) -> Any:
+        """Run one update on a group of micro-batches.
+
+        fairseq sets the whole group's sample size to 0 when its *last* micro-batch is a dummy, and counts the dummy's tokens when it is not
+        (a gradient 1.5 times too large with ``--update-freq 2``). The task weighs dummies with 0; here they only go first.
+        """
+        return super().train_step(sorted(samples, key=_is_real), raise_oom)
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().load_checkpoint(filename, *args, **kwargs)
+        except Exception as error:
+            # fairseq replaces every error by "please ensure that the architectures match".
+            cause = error.__context__
+            if isinstance(cause, UserError):
+                raise cause from None
+            if isinstance(cause, RuntimeError) and "state_dict" in str(cause):
+                first = str(cause).splitlines()[1:2] or [str(cause)]
+                raise UserError(f"checkpoint {filename} does not fit the model that the options describe: {first[0].strip()}") from error
+            raise
+
+
+def _is_real(sample: Any) -> bool:
+    return sample is not None and len(sample) > 0
+
+
+def install_trainer() -> None:
+    """Make fairseq's training command use ``MoETrainer``.
+
+    ``fairseq_cli.train.main`` looks ``Trainer`` up in its own module when it runs. That module may be imported before the plugin (the command line), after it
+    (a script that imports mmt first), or run as ``__main__`` (``python -m fairseq_cli.train``).
+    """
+    fairseq.trainer.Trainer = MoETrainer  # type: ignore[misc]
+    for name in ("fairseq_cli.train", "__main__"):
+        module = sys.modules.get(name)
+        if getattr(module, "Trainer", None) is Trainer:
+            module.Trainer = MoETrainer  # type: ignore[union-attr]

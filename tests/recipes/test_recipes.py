@@ -1,0 +1,104 @@
+"""Every shipped recipe is valid, and mistakes are named in the user's words."""
+
+from pathlib import Path
+
+import mmt  # noqa: F401  (registers the models and tasks that recipes name)
+import pytest
+from mmt.errors import UserError
+from mmt.recipes import compose, groups, recipe_folder
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+NAMES = sorted(path.parent.name for path in RECIPES.glob("*/train.yaml"))
+
+
+def test_the_promised_recipes_are_there() -> None:
+    assert {"demo", "own_data", "software12", "software50"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_has_a_readme_and_all_routings(name: str) -> None:
+    assert (RECIPES / name / "README.md").is_file()
+    assert groups(RECIPES / name)["model"] == ["dense", "sentence", "task", "token", "token_task"]
+
+
+@pytest.mark.parametrize(
+    ("routing", "expected"),
+    [
+        ("dense", None),
+        ("token", ("token", "token")),
+        ("sentence", ("sentence", "sentence")),
+        ("task", ("task", "task")),
+        ("token_task", ("token", "task")),
+    ],
+)
+def test_routings_differ_in_nothing_but_the_routing(routing: str, expected: tuple[str, str] | None) -> None:
+    config = compose(RECIPES / "software12", [f"model={routing}"])
+    reference = compose(RECIPES / "software12", ["model=token"])
+
+    if expected is None:
+        assert config.model.moe_experts == 0
+    else:
+        assert (config.model.encoder_routing, config.model.decoder_routing) == expected
+        assert config.model.moe_experts == reference.model.moe_experts > 0
+    for section in ("common", "dataset", "optimization", "task", "criterion", "optimizer", "lr_scheduler"):
+        assert config[section] == reference[section]
+    differing = {key for key in config.model if config.model[key] != reference.model[key]}
+    assert differing <= {"moe_experts", "encoder_routing", "decoder_routing"}
+
+
+def test_runs_of_different_choices_do_not_share_a_folder() -> None:
+    choices = [["model=token"], ["model=dense"], ["preset=full"], ["preset=full", "model=dense"]]
+    folders = [compose(RECIPES / "software50", overrides).checkpoint.save_dir for overrides in choices]
+
+    assert len(set(folders)) == len(choices)
+
+
+def test_a_valid_key_need_not_be_in_the_files() -> None:
+    config = compose(RECIPES / "demo", ["model.layernorm_embedding=true", "optimization.update_freq=[3]"])
+
+    assert config.model.layernorm_embedding is True
+    assert config.optimization.update_freq == [3]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("modl=task", r"unknown group 'modl' in 'modl=task'; did you mean model\?"),
+        ("model=tsk", r"unknown choice 'tsk' in 'model=tsk'; did you mean task"),
+        ("model.dropot=0.2", r"unknown key 'model.dropot': model moe_transformer .*; did you mean dropout"),
+        ("task.lang_pair=a-b", r"unknown key 'task.lang_pair': .*; did you mean lang_pairs"),
+        ("optimization.max_updat=3", r"unknown key 'optimization.max_updat': .*; did you mean max_update"),
+        ("optimisation.max_update=3", r"unknown section 'optimisation' .*; did you mean optimization\?"),
+        ("optimization.max_update=many", r"recipe demo: .*'many'.*; key: optimization.max_update"),
+        ("model.decoder_routing=word", r"recipe demo: .*'word'.*\[dense, token, sentence, task\]"),
+        ("model._name=moe_transfomer", r"unknown model 'moe_transfomer'; did you mean moe_transformer"),
+        ("max_update", r"'max_update' is not of the form group=choice or section.key=value"),
+    ],
+)
+def test_a_mistake_is_named(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        compose(RECIPES / "demo", [override])
+    assert "\n" not in str(error.value)
+
+
+def test_a_mistake_in_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    text = (RECIPES / "demo" / "train.yaml").read_text().replace("label_smoothing", "label_smothing")
+    (tmp_path / "mine" / "train.yaml").write_text(text.replace("  - preset: sample\n", "").replace("  - run: minutes\n", "")
+                                                  .replace("hydra:runtime.choices.preset", "common.seed"))  # fmt: skip
+    (tmp_path / "common").symlink_to(RECIPES / "common")
+
+    with pytest.raises(UserError, match="recipe mine: unknown key 'criterion.label_smothing'.*did you mean label_smoothing"):
+        compose(tmp_path / "mine")
+
+
+def test_an_unknown_recipe_lists_the_recipes() -> None:
+    with pytest.raises(UserError, match=r"recipe 'software51': no train.yaml .*; recipes are demo, .*software50"):
+        recipe_folder("software51", RECIPES)
+
+
+def test_outside_of_the_repository_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(UserError, match="no recipes in recipes; run from the repository's root"):
+        recipe_folder("demo")

@@ -1,0 +1,60 @@
+"""Run fairseq's real commands on the toy corpus."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PLUGIN = ["--user-dir", str(REPOSITORY / "mmt")]
+LANGUAGE_TOKENS = ["--encoder-langtok", "tgt", "--decoder-langtok"]
+TINY = [
+    *["--arch", "moe_transformer", "--share-all-embeddings", "--dropout", "0"],
+    *["--encoder-embed-dim", "64", "--encoder-ffn-embed-dim", "128", "--encoder-layers", "2", "--decoder-layers", "2"],
+    *["--encoder-attention-heads", "2", "--decoder-attention-heads", "2"],
+]
+ROUTINGS = {
+    "dense": ["--moe-experts", "0"],
+    "token": ["--moe-experts", "4", "--moe-top-k", "2"],
+    "sentence": ["--moe-experts", "4", "--moe-top-k", "1", "--encoder-routing", "sentence", "--decoder-routing", "sentence"],
+    "task": ["--moe-experts", "4", "--moe-top-k", "2", "--encoder-routing", "task", "--decoder-routing", "task"],
+    "token_task": ["--moe-experts", "4", "--moe-top-k", "1", "--encoder-routing", "token", "--decoder-routing", "task"],
+}
+
+
+def run(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Run one of the commands that are installed beside this Python, with one thread."""
+    program, *arguments = (str(part) for part in command)
+    installed = Path(sys.executable).parent / program
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}
+    return subprocess.run(
+        [str(installed) if installed.exists() else program, *arguments], capture_output=True, text=True, env=environment, **kwargs
+    )
+
+
+def train_command(data: Path, save_dir: Path, *arguments: str | Path) -> list[str]:
+    """Return a ``fairseq-train`` command for a tiny model; later arguments win."""
+    return [
+        "fairseq-train",
+        *[str(data), *PLUGIN, "--task", "multilingual_moe_translation", *LANGUAGE_TOKENS, *TINY],
+        *["--criterion", "moe_label_smoothed_cross_entropy", "--optimizer", "fused_adam", "--adam-betas", "(0.9, 0.98)"],
+        *["--lr", "0.004", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "100", "--max-tokens", "1000", "--cpu"],
+        *["--log-format", "json", "--log-interval", "1", "--no-epoch-checkpoints", "--num-workers", "0", "--save-dir", str(save_dir)],
+        *[str(argument) for argument in arguments],
+    ]
+
+
+def train(data: Path, save_dir: Path, *arguments: str | Path, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Train, and fail with the command's own words if it fails."""
+    result = run(train_command(data, save_dir, *arguments), **kwargs)
+    assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-3000:]
+    return result
+
+
+def records(result: subprocess.CompletedProcess[str], tag: str) -> list[dict[str, Any]]:
+    """Return fairseq's JSON log records with ``tag``: "train_inner", "train" or "valid"."""
+    lines = (result.stdout + result.stderr).splitlines()
+    return [json.loads(line[line.index("{") :]) for line in lines if f"| {tag} | {{" in line]

@@ -1,0 +1,33 @@
+"""A run that is killed goes on as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.system.commands import ROUTINGS, records, train, train_command
+
+
+def test_save_kill_resume_gives_the_same_losses_to_the_last_digit(toy_data: Path, tmp_path: Path) -> None:
+    options = [*ROUTINGS["token_task"], "--max-update", "30", "--save-interval-updates", "10", "--disable-validation", "--dropout", "0.1"]
+    options += ["--moe-input-jitter", "0.01", "--moe-capacity-factor", "1.0"]
+    whole = train(toy_data, tmp_path / "whole", *options)
+
+    command = train_command(toy_data, tmp_path / "killed", *options)
+    command[0] = str(Path(sys.executable).parent / command[0])
+    saved = tmp_path / "killed" / "checkpoint_1_10.pt"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "killed" / "checkpoint_last.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert saved.exists() or (tmp_path / "killed" / "checkpoint_last.pt").exists()
+    resumed = train(toy_data, tmp_path / "killed", *options)
+
+    losses = {record["num_updates"]: record["loss"] for record in records(whole, "train_inner")}
+    resumed_losses = {record["num_updates"]: record["loss"] for record in records(resumed, "train_inner")}
+    assert len(losses) == 30
+    assert len(resumed_losses) >= 10
+    assert resumed_losses.items() <= losses.items()

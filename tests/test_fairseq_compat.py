@@ -1,0 +1,121 @@
+"""One test for each workaround, and one that fails when fairseq itself no longer needs it."""
+
+import argparse
+import inspect
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq import checkpoint_utils, options, trainer
+from fairseq.distributed import utils as distributed_utils
+
+import mmt
+from mmt import fairseq_compat
+from mmt.errors import UserError
+from mmt.trainer import MoETrainer
+
+
+def test_applying_twice_changes_nothing() -> None:
+    before = options.parse_args_and_arch, checkpoint_utils.load_checkpoint_to_cpu, sys.excepthook
+    fairseq_compat.apply()
+    assert before == (options.parse_args_and_arch, checkpoint_utils.load_checkpoint_to_cpu, sys.excepthook)
+
+
+def test_bf16_does_not_become_tpu() -> None:
+    arguments = ["data", "--arch", "moe_transformer", "--bf16", "--cpu"]
+    parser = options.get_training_parser("translation")
+    assert options.parse_args_and_arch(parser, input_args=arguments).tpu is False
+    # No longer needed once fairseq's own function leaves --tpu alone.
+    assert options.parse_args_and_arch.__wrapped__(parser, input_args=arguments).tpu is True
+
+
+@pytest.mark.parametrize(
+    "arguments, flag",
+    [
+        (["--ddp-backend", "fully_sharded"], "--ddp-backend fully_sharded"),
+        (["--ddp-backend", "slowmo"], "--ddp-backend slowmo"),
+        (["--zero-sharding", "os"], "--zero-sharding os"),
+    ],
+)
+def test_flags_of_dead_engines_are_refused_by_name(arguments: list[str], flag: str) -> None:
+    parser = options.get_training_parser("translation")
+    with pytest.raises(UserError, match=flag):
+        options.parse_args_and_arch(parser, input_args=["data", "--arch", "moe_transformer", *arguments])
+
+
+def test_checkpoints_load_without_allowing_code(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"model": {"w": torch.ones(2)}, "args": argparse.Namespace(arch="transformer"), "cfg": None}, path)
+    assert checkpoint_utils.load_checkpoint_to_cpu(str(path))["model"]["w"].tolist() == [1.0, 1.0]
+    # No longer needed once fairseq passes weights_only itself (then the safe globals may still be).
+    assert "weights_only" not in inspect.getsource(checkpoint_utils.load_checkpoint_to_cpu.__wrapped__)
+
+
+class _RunsCode:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))])
+def test_a_checkpoint_that_tries_to_run_code_is_refused_and_runs_none(save, tmp_path: Path) -> None:
+    path, marker = tmp_path / "evil.pt", tmp_path / "marker"
+    save({"model": {}, "cfg": None, "extra_state": _RunsCode(marker)}, path)
+    with pytest.raises(UserError, match=r"evil\.pt cannot be read"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    assert not marker.exists()
+
+
+def test_truncated_empty_foreign_and_missing_checkpoints_are_named(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.pt"
+    torch.save({"model": {"w": torch.ones(1000)}, "cfg": None}, whole)
+    (tmp_path / "truncated.pt").write_bytes(whole.read_bytes()[:500])
+    (tmp_path / "empty.pt").write_bytes(b"")
+    torch.save({"weights": torch.ones(2)}, tmp_path / "foreign.pt")
+    for name, reason in (
+        ("truncated.pt", "truncated"),
+        ("empty.pt", "empty"),
+        ("foreign.pt", "not a fairseq checkpoint"),
+        ("missing.pt", "does not exist"),
+    ):
+        with pytest.raises(UserError, match=rf"{name}.*{reason}"):
+            checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / name))
+
+
+def test_torchrun_starts_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without CUDA")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    config = argparse.Namespace()
+    distributed_utils._infer_torch_distributed_launch_init(config)
+    assert (config.distributed_rank, config.distributed_world_size, config.distributed_backend) == (1, 2, "gloo")
+    # No longer needed once fairseq stops dividing by the number of CUDA devices.
+    with pytest.raises(ZeroDivisionError):
+        distributed_utils._infer_torch_distributed_launch_init.__wrapped__(argparse.Namespace())
+
+
+def test_user_errors_end_a_command_with_one_line_and_exit_code_2() -> None:
+    code = "import mmt; from mmt.errors import UserError; raise UserError('--lang-pairs: nothing')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == "mmt: error: --lang-pairs: nothing"
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("code", ["import mmt, fairseq_cli.train as t", "import fairseq_cli.train as t, mmt"])
+def test_the_training_command_uses_our_trainer_whatever_is_imported_first(code: str) -> None:
+    check = f"{code}; print(t.Trainer.__name__)"
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "MoETrainer"
+
+
+def test_the_trainer_is_installed_here_too() -> None:
+    assert trainer.Trainer is MoETrainer
+    assert mmt.__version__
