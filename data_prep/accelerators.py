@@ -1,4 +1,4 @@
-"""Menu accelerators (``_File``, ``&File``, ``~File``, ``ファイル(_F)``), removed in the style of the toolkit that wrote them.
+"""Menu accelerators (``_File``, ``&File``, ``~File``, ``ファイル(_F)``), removed in the style of their toolkit.
 
 A mark is never removed everywhere: ``_`` breaks identifiers and ``&`` is a word in other programs.
 """
@@ -12,8 +12,9 @@ from data_prep.errors import DataError
 STYLES: dict[str, str] = {"none": "", "gtk": "_", "qt": "&", "libreoffice": "~_"}
 
 _AFTER = {mark: re.compile(rf"{mark}(?=\w)") for mark in "_&~"}
+_AT_WORD_START = {mark: re.compile(rf"(?<![\w(\"'])[{mark}](?=[^\W_]\w)") for mark in "_&~"}
 _IN_BRACKETS = {mark: re.compile(rf" ?[(（]{mark}\w[)）]") for mark in "_&~"}
-_IDENTIFIER = re.compile(r"[A-Za-z0-9]_[a-z0-9]+_|[a-z]{2}_[a-z]{3}|[A-Z]{2}_[A-Z]{2}|^_|_\(")
+_MARKED_WORD = {mark: re.compile(rf"\w*{mark}\w*") for mark in "_&~"}
 _ENTITY = re.compile(r"&#?\w+;")
 
 
@@ -31,9 +32,10 @@ def _strip(source: str, target: str, mark: str) -> tuple[str, str]:
         if _ENTITY.search(source):
             return source, target
         return _single(source, mark), _single(target, mark)
-    if source.count(mark) != 1:
-        return source, target
-    if mark == "_" and _IDENTIFIER.search(source) and not source.startswith("_"):
+    if mark not in source and target.count(mark) == 1:
+        return source, _AT_WORD_START[mark].sub("", target)  # left over in the translation
+    marked = _MARKED_WORD[mark].findall(source)
+    if len(marked) != 1 or marked[0] in target:  # an identifier is not translated
         return source, target
     return _single(source, mark), _single(target, mark) if target.count(mark) == 1 else target
 

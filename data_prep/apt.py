@@ -1,4 +1,4 @@
-"""Debian packages and package descriptions, downloaded with apt and never installed; needs no more than a user's rights.
+"""Debian packages and package descriptions, downloaded with apt, with a user's rights, never installed.
 
 apt keeps its lists in a folder of ours, reads the system's sources, and checks all signatures and hashes itself.
 """
@@ -37,8 +37,8 @@ class Apt:
         for program in ("apt-get", "apt-cache"):
             if shutil.which(program) is None:
                 raise DataError(
-                    f"the program {program} is missing: this corpus is made from Debian packages and needs a Debian or Ubuntu "
-                    "machine (or container); preset sample and your own text (--input) work anywhere"
+                    f"the program {program} is missing: this corpus is made from Debian packages and needs a Debian "
+                    "or Ubuntu machine or container; preset sample and your own text (--input) work anywhere"
                 )
         self.lists = folder / "lists"
         for part in (self.lists / "partial", folder / "cache" / "archives" / "partial"):
@@ -67,7 +67,7 @@ class Apt:
     def offered(self, packages: list[str]) -> dict[str, Offered]:
         """The newest version of every package that there is."""
         result = self._run("apt-cache", "show", "--no-all-versions", *packages)
-        found = {}
+        found: dict[str, Offered] = {}
         for record in result.stdout.split("\n\n"):
             fields = dict(re.findall(r"^(Package|Version|SHA256): (.+)$", record, re.MULTILINE))
             if len(fields) == 3:

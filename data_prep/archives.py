@@ -26,7 +26,9 @@ def _members(tar: tarfile.TarFile, archive: Path, wanted: Callable[[str], bool])
         if not member.isfile() or not wanted(name):
             continue  # links, devices and folders hold no text
         if member.size > MAX_MEMBER_BYTES:
-            raise DataError(f"{archive}: refused, its member {name!r} has {member.size} bytes; at most {MAX_MEMBER_BYTES} are read")
+            raise DataError(
+                f"{archive}: refused, its member {name!r} has {member.size} bytes; at most {MAX_MEMBER_BYTES} are read"
+            )
         file = tar.extractfile(member)
         assert file is not None  # a regular file always has contents
         yield name, file.read()
@@ -53,7 +55,9 @@ def _deb_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple
             ["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except FileNotFoundError:
-        raise DataError("reading .deb packages needs the program dpkg-deb, which Debian and its relatives have") from None
+        raise DataError(
+            "reading .deb packages needs the program dpkg-deb, which Debian and its relatives have"
+        ) from None
     with process:
         assert process.stdout is not None and process.stderr is not None
         try:

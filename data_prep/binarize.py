@@ -1,7 +1,7 @@
-"""Turn text into fairseq's binary data, with one joint dictionary, in one process for each file and not one call for each pair.
+"""Turn text into fairseq's binary data, with one joint dictionary, in one run.
 
-Writes ``<output>/{train,valid,test}.en-de.{en,de}.{bin,idx}``, ``dict.txt`` and its copies ``dict.<lang>.txt``, ``spm.model``,
-``lang_list.txt`` and ``lang_pairs.txt``.
+Writes ``<output>/{train,valid,test}.en-de.{en,de}.{bin,idx}``, ``dict.txt`` and its copies ``dict.<lang>.txt``,
+``spm.model``, ``lang_list.txt`` and ``lang_pairs.txt``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def load_model(path: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 def dictionary_pieces(model: sentencepiece.SentencePieceProcessor) -> list[str]:
-    """The pieces of ``dict.txt`` in order: all of the model, with its 256 bytes, but for ``<unk>``, ``<s>``, ``</s>``."""
+    """The pieces of ``dict.txt`` in order: all of the model, bytes too, but for ``<unk>``, ``<s>``, ``</s>``."""
     ids = (i for i in range(model.get_piece_size()) if not (model.is_control(i) or model.is_unknown(i)))
     return [model.id_to_piece(i) for i in ids]
 
@@ -112,7 +112,9 @@ def language_list(pairs: list[str]) -> list[str]:
 
 def binarize(text: Path, spm_model: Path, output: Path, jobs: int) -> dict[str, Any]:
     """Binarize all training, validation and test files of a folder."""
-    unit = Unit("binarize", VERSION, output, {}, [text, spm_model.parent if spm_model.name == "spm.model" else spm_model])
+    unit = Unit(
+        "binarize", VERSION, output, {}, [text, spm_model.parent if spm_model.name == "spm.model" else spm_model]
+    )
     return unit.make(lambda temporary: _binarize(text, spm_model, temporary, jobs))
 
 
@@ -148,9 +150,7 @@ def _binarize(text: Path, spm_model: Path, output: Path, jobs: int) -> dict[str,
     directions = [d for pair in pairs for d in (pair, "-".join(reversed(pair.split("-"))))]
     (output / "lang_list.txt").write_text("".join(f"{language}\n" for language in languages), encoding="utf-8")
     (output / "lang_pairs.txt").write_text(",".join(dict.fromkeys(directions)) + "\n", encoding="utf-8")
-    by_file = {
-        job[1].name: {k: v for k, v in result.items() if k != "uses"} for job, result in zip(work, results)
-    }
+    by_file = {job[1].name: {k: v for k, v in result.items() if k != "uses"} for job, result in zip(work, results)}
     counts = {
         "dictionary": len(pieces),
         "languages": len(languages),
@@ -164,7 +164,9 @@ def _binarize(text: Path, spm_model: Path, output: Path, jobs: int) -> dict[str,
 def main() -> None:
     """Run the program."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.binarize", description=__doc__.splitlines()[0])
-    parser.add_argument("--input", type=Path, required=True, help="folder of {train,valid,test}.<pair>.<language> files")
+    parser.add_argument(
+        "--input", type=Path, required=True, help="folder of {train,valid,test}.<pair>.<language> files"
+    )
     parser.add_argument("--spm-model", type=Path, required=True, help="SentencePiece model")
     parser.add_argument("--output", type=Path, required=True, help="folder to write the binary data to")
     add_common_options(parser)

@@ -1,6 +1,7 @@
 """Clean raw messages into plain sentence pairs, with one counter for each reason a pair is dropped for.
 
-Reads ``<input>/<source>/en-de.tsv`` of all sources, writes ``<output>/en-de.tsv`` (source text, target text, source name).
+Reads ``<input>/<source>/en-de.tsv`` of all sources, writes ``<output>/en-de.tsv`` (source text, target text, source
+name).
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write en-xx.tsv files to")
     parser.add_argument(
         "--placeholders", choices=["drop", "keep"],
-        help="drop pairs with placeholders like %%s, or keep those with the same ones on both sides (default: the recipe's)",
+        help="drop pairs with placeholders like %%s, or keep pairs with the same ones (default: the recipe's)",
     )  # fmt: skip
     add_common_options(parser)
     args = parser.parse_args()

@@ -18,7 +18,9 @@ def run_program(main: Callable[[], None], program: str) -> None:
         print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; finished outputs are kept, run the same command again to go on", file=sys.stderr)
+        print(
+            f"{program}: interrupted; finished outputs are kept, run the same command again to go on", file=sys.stderr
+        )
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(141) from None

@@ -1,4 +1,4 @@
-"""Unpack a frozen evaluation set: ``<output>/<name>/{dev,test,udhr}/<set>.<lang>``, checked against its recorded hash."""
+"""Unpack a frozen evaluation set: ``<output>/<name>/{dev,test,udhr}/<set>.<lang>``, checked by its hash."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def held_out_files(folders: list[Path]) -> list[Path]:
     """All text files ``<set>.<lang>`` below the folders; a :class:`DataError` if there are none."""
     files = []
     for folder in folders:
-        found = [p for p in sorted(folder.rglob("*.*")) if p.is_file() and not p.name.endswith((".json", ".txt", ".md"))]
+        found = [
+            p for p in sorted(folder.rglob("*.*")) if p.is_file() and not p.name.endswith((".json", ".txt", ".md"))
+        ]
         if not found:
             raise DataError(f"--evalsets: no files <name>.<language> in {folder}")
         files += found
@@ -71,7 +73,9 @@ def main() -> None:
     """Run the program."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.evalsets", description=__doc__.splitlines()[0])
     parser.add_argument("--name", default="software50", help="which set (default: software50)")
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, help="folder to unpack into (default: data/evalsets)")
+    parser.add_argument(
+        "--output", type=Path, default=DEFAULT_OUTPUT, help="folder to unpack into (default: data/evalsets)"
+    )
     args = parser.parse_args()
     print(unpack(args.name, args.output))
 

@@ -1,7 +1,8 @@
-"""Download the packages of a recipe: ``<output>/<source>/<file>``, with version, SHA-256 and licence in ``manifest.json``.
+"""Download the packages of a recipe: ``<output>/<source>/<file>``, described in ``manifest.json``.
 
-Packages are unpacked in memory by data_prep.extract and never installed. A package that is there and has its recorded hash is
-not fetched again; one that the registry does not have is left out and named.
+The manifest holds version, SHA-256 and licence. Packages are unpacked in memory by data_prep.extract and never
+installed. A package that is there and has its recorded hash is not fetched again; one that the registry does not have
+is left out and named.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Fetcher:
         paths = [self.output / source.name / e["file"] for e in entries]
         return bool(entries) and all(p.is_file() and sha256_of(p) == e["sha256"] for p, e in zip(paths, entries))
 
-    def add(self, source: Source, package: str, version: str, file: Path, name: str, expected: str | None = None) -> None:
+    def add(
+        self, source: Source, package: str, version: str, file: Path, name: str, expected: str | None = None
+    ) -> None:
         """Check a downloaded file, move it to its place and record it."""
         sha256 = sha256_of(file)
         for wanted in (expected, self.recorded.get((package, version))):
@@ -69,7 +72,9 @@ class Fetcher:
             "source": source.name, "package": package, "version": version, "file": name,
             "bytes": target.stat().st_size, "sha256": sha256, "licence": source.licence,
         }  # fmt: skip
-        self.entries = [e for e in self.entries if (e["source"], e["package"], e["file"]) != (source.name, package, name)]
+        self.entries = [
+            e for e in self.entries if (e["source"], e["package"], e["file"]) != (source.name, package, name)
+        ]
         self.entries.append(entry)
         self.entries.sort(key=lambda e: (e["source"], e["package"], e["file"]))
         self.fetched += 1
@@ -173,7 +178,9 @@ def fetch(recipe: Recipe, sources: list[Source], output: Path, locales: list[str
             elif source.registry == "npm":
                 fetcher.fetch_npm(source, package)
             elif source.registry != "apt":
-                raise DataError(f"source {source.name}: unknown registry {source.registry!r}; known are apt, apt-descriptions, npm")
+                raise DataError(
+                    f"source {source.name}: unknown registry {source.registry!r}; known are apt, apt-descriptions, npm"
+                )
     finally:
         fetcher.save()
     return fetcher
@@ -189,7 +196,9 @@ def main() -> None:
     set_up_logging(args)
     recipe, preset, _ = chosen_recipe(args)
     sources = [source for source in recipe.sources_of(preset) if source.packages]
-    locales = sorted({locale for language in recipe.languages.values() for locale in language.locales if "-" not in locale})
+    locales = sorted(
+        {locale for language in recipe.languages.values() for locale in language.locales if "-" not in locale}
+    )
     start = time.monotonic()
     fetcher = fetch(recipe, sources, args.output, locales)
     here = [e for e in fetcher.entries if e["source"] in {s.name for s in sources}]
@@ -206,7 +215,9 @@ def main() -> None:
     )
     for package, reason in fetcher.missing.items():
         print(f"fetch: left out {package}: {reason}")
-    print(f"fetch: {counts['files']} files, {counts['bytes'] / 1e6:.0f} MB; {counts['fetched_now']} of them fetched now")
+    print(
+        f"fetch: {counts['files']} files, {counts['bytes'] / 1e6:.0f} MB; {counts['fetched_now']} of them fetched now"
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def partial_path(path: Path) -> Path:
-    """Temporary name beside ``path``; always the same, so that what a killed run left is overwritten by the next one."""
+    """Temporary name beside ``path``; always the same: the next run overwrites what a killed one left."""
     return path.with_name(f".{path.name}.partial")
 
 

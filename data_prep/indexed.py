@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,14 @@ _FORMAT_VERSION = 1
 _DTYPE_CODES = {np.dtype(np.uint16): 8, np.dtype(np.uint32): 9}
 
 
-def token_dtype(vocab_size: int) -> np.dtype:  # type: ignore[type-arg]
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """The type fairseq stores the tokens of a vocabulary in."""
     return np.dtype(np.uint16) if vocab_size < 65_500 else np.dtype(np.uint32)
 
 
-def write_indexed(prefix: Path, tokens: npt.NDArray[np.integer], sizes: npt.NDArray[np.integer], vocab_size: int) -> None:
+def write_indexed(
+    prefix: Path, tokens: npt.NDArray[np.integer], sizes: npt.NDArray[np.integer], vocab_size: int
+) -> None:
     """Write ``prefix.bin`` and ``prefix.idx``.
 
     Args:

@@ -66,7 +66,9 @@ def check_equal_length(first: Path, second: Path) -> int:
             raise DataError(f"no such file: {path}")
     first_lines, second_lines = count_lines(first), count_lines(second)
     if first_lines != second_lines:
-        raise DataError(f"aligned files must have the same number of lines: {first} has {first_lines}, {second} has {second_lines}")
+        raise DataError(
+            f"aligned files must have the same number of lines: {first} has {first_lines}, {second} has {second_lines}"
+        )
     return first_lines
 
 

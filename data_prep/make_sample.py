@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the table to write, .tsv.xz")
     args = parser.parse_args()
     sentences, languages = make_sample(args.input, args.output)
-    print(f"{args.output}: {sentences:,} sentences in up to {languages} languages, {args.output.stat().st_size:,} bytes")
+    print(
+        f"{args.output}: {sentences:,} sentences in up to {languages} languages, {args.output.stat().st_size:,} bytes"
+    )
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ from data_prep.scripts import UNSPACED_CLASS
 
 _PARAGRAPH_BREAK = re.compile(r"(?:\r?\n[ \t]*){2,}")
 _LINE_BREAK = re.compile(r"[ \t]*\r?\n[ \t]*")
-_UNSPACED_BREAK = re.compile(rf"(?<=[{UNSPACED_CLASS}\u3000-\u303f\uff00-\uffef])[ \t]*\r?\n[ \t]*(?=[{UNSPACED_CLASS}\u3000-\u303f\uff00-\uffef])")
+_UNSPACED = UNSPACED_CLASS + "\u3000-\u303f\uff00-\uffef"
+_UNSPACED_BREAK = re.compile(rf"(?<=[{_UNSPACED}])[ \t]*\r?\n[ \t]*(?=[{_UNSPACED}])")
 _BREAK_TAG = re.compile(r"<\s*/?\s*(?:br|p|li|ul|ol|div|para|nl|tr|h[1-6])(?:\s[^<>]*)?/?\s*>", re.IGNORECASE)
 _INLINE_TAG = re.compile(
-    r"</?(?:a|abbr|acronym|address|application|b|big|bdi|cite|code|command|dfn|del|em|emphasis|filename|font|gui|guimenu|"
-    r"guimenuitem|guilabel|html|i|icode|image|ins|interface|kbd|key|keyseq|label|link|ln|menuchoice|nobr|note|placeholder|ph|"
-    r"qt|resource|s|samp|shortcut|small|span|strike|strong|sub|sup|tt|u|var|warning|xref)(?:\s[^<>]*)?/?>",
+    r"</?(?:a|abbr|acronym|address|application|b|big|bdi|cite|code|command|dfn|del|em|emphasis|filename|font|gui|"
+    r"guimenu|guimenuitem|guilabel|html|i|icode|image|ins|interface|kbd|key|keyseq|label|link|ln|menuchoice|nobr|"
+    r"note|placeholder|ph|qt|resource|s|samp|shortcut|small|span|strike|strong|sub|sup|tt|u|var|warning|"
+    r"xref)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
 _MARKDOWN_LINK = re.compile(r"\[([^\[\]]+)\]\([^()\s]+\)")

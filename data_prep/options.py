@@ -13,14 +13,18 @@ from data_prep.steps import default_jobs
 
 def add_recipe_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """``--recipe``, ``--preset`` and ``--languages``."""
-    parser.add_argument("--recipe", required=required, help="name of a folder under recipes/, or the path of a data.yaml")
+    parser.add_argument(
+        "--recipe", required=required, help="name of a folder under recipes/, or the path of a data.yaml"
+    )
     parser.add_argument("--preset", default="full", help="which of the recipe's presets (default: full)")
     parser.add_argument("--languages", help="only these, comma separated, with en: en,de,ru (default: the preset's)")
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """``--jobs`` and ``--verbose``."""
-    parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes to use (default: the number of cores)")
+    parser.add_argument(
+        "--jobs", type=int, default=default_jobs(), help="processes to use (default: the number of cores)"
+    )
     parser.add_argument("--verbose", action="store_true", help="log every file to stderr")
 
 

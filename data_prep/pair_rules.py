@@ -1,7 +1,7 @@
 """Which pairs are kept: the first rule that a pair breaks is the reason it is dropped for.
 
 The rules were chosen on software catalogs, where the text is translated by people and the faults are placeholders, half
-translated messages and wrong encodings. Text from other places passes through the last rules only (``catalog=False``).
+translated messages and wrong encodings. Users' own text (``catalog=False``) only must not be empty or too long.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ _PLACEHOLDER = re.compile(
 )
 _CODE = re.compile(
     r"[<>|\\^~`]|https?:|ftp:|file:|www\.|\w@\w+\.\w|''|\"\"|==|--\w|~~|::|->|\+\+\w|/\w+/\w|\w/\w+/|"
-    r"\.(?:com|org|net|html?|php|conf|cfg|xml|ini|py|txt)\b|\b\w+\(\)|[A-Za-z]_[A-Za-z]|\b[a-z]+[A-Z][a-z]+[A-Z]\w*|&\w+;"
+    r"\.(?:com|org|net|html?|php|conf|cfg|xml|ini|py|txt)\b|\b\w+\(\)|[A-Za-z]_[A-Za-z]|"
+    r"\b[a-z]+[A-Z][a-z]+[A-Z]\w*|&\w+;"
 )
 _WORD = re.compile(r"\w+")
 _UNSPACED = re.compile(f"[{UNSPACED_CLASS}]")
 _DIGIT = re.compile(r"\d")
 
-MAX_WORDS = 100
-MAX_CHARACTERS = 800
-# Characters of a Chinese or Japanese sentence carry about as much as two to three letters.
+MAX_WORDS, MAX_CHARACTERS = 100, 800
+# Of text that a user brings: what a model's 1,024 positions still hold.
+MAX_OWN_WORDS, MAX_OWN_CHARACTERS = 250, 2_000
 MAX_COPIED_SHARE = 0.65
 
 
@@ -54,9 +55,10 @@ class Rules:
         """The name of the first rule that the pair breaks; None for a good pair."""
         if not source or not target:
             return "empty"
-        if len(source) > MAX_CHARACTERS or len(target) > MAX_CHARACTERS or source.count(" ") >= MAX_WORDS:
+        words, characters = (MAX_WORDS, MAX_CHARACTERS) if self.catalog else (MAX_OWN_WORDS, MAX_OWN_CHARACTERS)
+        if max(len(source), len(target)) > characters or max(source.count(" "), target.count(" ")) >= words:
             return "too_long"
-        for name, broken in _CATALOG_RULES if self.catalog else _GENERAL_RULES:
+        for name, broken in _CATALOG_RULES if self.catalog else []:
             if broken(self, source, target):
                 return name
         return None
@@ -110,7 +112,6 @@ def _digits_differ(rules: Rules, source: str, target: str) -> bool:
 
 
 _Rule = tuple[str, Callable[[Rules, str, str], bool]]
-_GENERAL_RULES: list[_Rule] = [("few_letters", _has_few_letters)]
 _CATALOG_RULES: list[_Rule] = [
     ("one_word", _is_short),
     ("placeholder", _has_placeholder),

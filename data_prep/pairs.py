@@ -1,4 +1,4 @@
-"""The files between the steps: tab-separated, ``source text, target text[, where it comes from]``, named ``en-de.tsv``."""
+"""The files between the steps: ``en-de.tsv``, tab-separated ``source text, target text[, where it comes from]``."""
 
 from __future__ import annotations
 

@@ -85,9 +85,11 @@ class Recipe:
 
 
 def check_code(code: str, where: str) -> str:
-    """Return ``code`` if fairseq can use it as a language: it joins two of them with a hyphen and puts them in file names."""
+    """Return ``code`` if fairseq can use it, which joins two of them with a hyphen and puts them in file names."""
     if not LANGUAGE_CODE.fullmatch(code):
-        raise DataError(f"{where}: {code!r} is not a language code like de, pt or zh_Hans (letters, then _ and letters; no hyphen)")
+        raise DataError(
+            f"{where}: {code!r} is not a language code like de, pt or zh_Hans (letters, then _ and letters; no hyphen)"
+        )
     return code
 
 
@@ -95,7 +97,9 @@ def read_languages(path: Path) -> dict[str, Language]:
     """Read ``langs.tsv``: a header line, then one language a line."""
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    rows = [
+        line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
+    ]
     header = [f.name for f in fields(Language)]
     if not rows or rows[0] != header:
         raise DataError(f"{path}: the first line must be the tab-separated names {' '.join(header)}")
@@ -105,7 +109,9 @@ def read_languages(path: Path) -> dict[str, Language]:
             raise DataError(f"{path}: {row[0]!r} has {len(row)} fields, but the header has {len(header)}")
         if row[4] not in SCRIPT_CLASSES:
             raise DataError(f"{path}: unknown script {row[4]!r} of {row[0]}; known are {', '.join(SCRIPT_CLASSES)}")
-        languages[check_code(row[0], str(path))] = Language(*row[:6], locales=tuple(row[6].split(",")))
+        code, flores, name, family, script, tier, locales = row
+        check_code(code, str(path))
+        languages[code] = Language(code, flores, name, family, script, tier, tuple(locales.split(",")))
     return languages
 
 
@@ -154,7 +160,9 @@ def load_recipe(name_or_path: str) -> Recipe:
         except TypeError as error:
             raise DataError(f"{path}: preset {preset}: {error}") from None
         if presets[preset].corpus not in corpora:
-            raise DataError(f"{path}: preset {preset} names the corpus {entry['corpus']!r}, which is not under 'corpora'")
+            raise DataError(
+                f"{path}: preset {preset} names the corpus {entry['corpus']!r}, which is not under 'corpora'"
+            )
         check_languages(presets[preset].languages, languages, f"{path}: preset {preset}")
     if not presets:
         raise DataError(f"{path}: has no presets")

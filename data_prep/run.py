@@ -1,6 +1,7 @@
 """Run the steps in order, from packages or from your own text to data ready for training; finished steps are skipped.
 
-With --recipe: data/<recipe>/<preset>/{text,spm,bin}. With --input FOLDER or --input FILE.tsv: data/<name>/default/{text,spm,bin}.
+With --recipe: data/<recipe>/<preset>/{text,spm,bin}. With --input FOLDER or --input FILE.tsv:
+data/<name>/default/{text,spm,bin}.
 """
 
 from __future__ import annotations
@@ -93,8 +94,22 @@ def _spm_and_bin(args: argparse.Namespace, output: Path, vocab_size: int) -> lis
     text, model = output / "text", args.spm_model or output / "spm" / "spm.model"
     commands = []
     if args.spm_model is None:
-        commands.append(_step("train_spm", "--input", text, "--output", output / "spm", "--vocab-size", vocab_size, "--jobs", args.jobs))
-    commands.append(_step("binarize", "--input", text, "--spm-model", model, "--output", output / "bin", "--jobs", args.jobs))
+        commands.append(
+            _step(
+                "train_spm",
+                "--input",
+                text,
+                "--output",
+                output / "spm",
+                "--vocab-size",
+                vocab_size,
+                "--jobs",
+                args.jobs,
+            )
+        )
+    commands.append(
+        _step("binarize", "--input", text, "--spm-model", model, "--output", output / "bin", "--jobs", args.jobs)
+    )
     return commands
 
 
@@ -129,17 +144,25 @@ def main() -> None:
     """Run the program."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.run", description=__doc__.splitlines()[0])
     add_recipe_options(parser, required=False)
-    parser.add_argument("--input", type=Path, help="your own text: a folder of train.en-de.{en,de} files, or a table .tsv")
+    parser.add_argument(
+        "--input", type=Path, help="your own text: a folder of train.en-de.{en,de} files, or a table .tsv"
+    )
     parser.add_argument("--name", help="name of your own data under data/ (default: the name of --input)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all data (default: data)")
     parser.add_argument("--output", type=Path, help="folder to write text, spm and bin to (default: see above)")
-    parser.add_argument("--vocab-size", type=int, help=f"number of pieces (default: the preset's, or {DEFAULT_VOCAB_SIZE})")
-    parser.add_argument("--max-pairs", type=int, help="most training pairs for a language pair (default: the preset's, or all)")
-    parser.add_argument("--spm-model", type=Path, help="use this SentencePiece model, for instance a trained model's spm.model")
+    parser.add_argument(
+        "--vocab-size", type=int, help=f"number of pieces (default: the preset's, or {DEFAULT_VOCAB_SIZE})"
+    )
+    parser.add_argument(
+        "--max-pairs", type=int, help="most training pairs for a language pair (default: the preset's, or all)"
+    )
+    parser.add_argument(
+        "--spm-model", type=Path, help="use this SentencePiece model, for instance a trained model's spm.model"
+    )
     parser.add_argument(
         "--held-out-rule", choices=["near", "exact"], default="near",
-        help="for your own text: drop training sentences that are near-duplicates of validation or test sentences, or only "
-        "equal ones (default: near)",
+        help="for your own text: drop training sentences that are near-duplicates of validation or test sentences, or "
+        "only equal ones (default: near)",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     add_common_options(parser)

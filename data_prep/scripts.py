@@ -36,7 +36,9 @@ SCRIPT_CLASSES: dict[str, str] = {
 }
 
 # Written without spaces between words: every character counts as a word of its own.
-UNSPACED_CLASS = _KANA + _HAN + SCRIPT_CLASSES["Thai"] + SCRIPT_CLASSES["Lao"] + SCRIPT_CLASSES["Khmer"] + SCRIPT_CLASSES["Myanmar"]
+UNSPACED_CLASS = (
+    _KANA + _HAN + SCRIPT_CLASSES["Thai"] + SCRIPT_CLASSES["Lao"] + SCRIPT_CLASSES["Khmer"] + SCRIPT_CLASSES["Myanmar"]
+)
 UNSPACED_SCRIPTS = {"Han", "Kana+Han", "Thai", "Lao", "Khmer", "Myanmar"}
 
 _NOT_IN_SCRIPT = {name: re.compile(f"[^{chars}]+") for name, chars in SCRIPT_CLASSES.items()}
@@ -44,5 +46,5 @@ _NOT_IN_ANY = re.compile("[^" + "".join(dict.fromkeys(SCRIPT_CLASSES.values())) 
 
 
 def count_letters(text: str, script: str | None = None) -> int:
-    """Number of characters of ``script``, or of any known script; vowel signs count, they carry a word as letters do."""
+    """Number of characters of ``script``, or of any known script; vowel signs count as letters."""
     return len((_NOT_IN_SCRIPT[script] if script else _NOT_IN_ANY).sub("", text))

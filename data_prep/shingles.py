@@ -1,7 +1,8 @@
 """Near-duplicates of held-out sentences, found by shared shingles: three words, or about as much text without spaces.
 
-Two sentences are near-duplicates if they are equal after :func:`key`, or if their sets of shingles have a Jaccard similarity
-of at least 0.5, or if three quarters of the smaller set lie in the larger one (unless the smaller one is a mere phrase).
+Two sentences are near-duplicates if they are equal after :func:`key`, or if their sets of shingles have a Jaccard
+similarity of at least 0.5, or if three quarters of the smaller set lie in the larger one (unless the smaller one is a
+mere phrase).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _DIGITS = re.compile(r"\d+")
 
 
 def tokens(text: str) -> list[str]:
-    """Words (of unspaced scripts: characters) without case, accents, punctuation, product names and the value of numbers."""
+    """Words (of unspaced scripts: characters) without case, accents, punctuation, product names and numbers' values."""
     text = unicodedata.normalize("NFKC", text).casefold()
     if not text.isascii():
         text = _MARKS.sub("", unicodedata.normalize("NFKC", _MARKS.sub("", unicodedata.normalize("NFD", text))))
@@ -56,38 +57,43 @@ def shingles(words: list[str]) -> set[str]:
 
 
 class HeldOut:
-    """The sentences that must not be in the training text, in all languages together."""
+    """The sentences that must not be in the training text, in all languages together.
 
-    def __init__(self, sentences: Iterable[str] = ()) -> None:
-        self.keys: set[str] = set()
+    Args:
+        sentences: what is held out.
+        near: match near-duplicates; otherwise only sentences that differ in case and spacing at most.
+    """
+
+    def __init__(self, sentences: Iterable[str] = (), *, near: bool = True) -> None:
+        self.near = near
+        self._keys: set[str] = set()
         self._sizes: list[tuple[int, int]] = []
         self._holders: dict[str, list[int]] = {}
         for sentence in sentences:
             self.add(sentence)
 
     def add(self, sentence: str) -> None:
-        """Hold out ``sentence`` and its near-duplicates."""
-        words = tokens(sentence)
+        """Hold out ``sentence``, and its near-duplicates."""
+        words = tokens(sentence) if self.near else sentence.casefold().split()
         name = key(words)
-        if not name or name in self.keys:
+        if not name or name in self._keys:
             return
-        self.keys.add(name)
-        grams = shingles(words)
-        for gram in grams:
-            self._holders.setdefault(gram, []).append(len(self._sizes))
-        self._sizes.append((len(grams), shape(words)[1]))
+        self._keys.add(name)
+        if self.near:
+            grams = shingles(words)
+            for gram in grams:
+                self._holders.setdefault(gram, []).append(len(self._sizes))
+            self._sizes.append((len(grams), shape(words)[1]))
 
     def match(self, sentence: str) -> str | None:
         """``"exact"`` or ``"near"`` if ``sentence`` is held out, else None."""
-        words = tokens(sentence)
-        if key(words) in self.keys:
+        words = tokens(sentence) if self.near else sentence.casefold().split()
+        if key(words) in self._keys:
             return "exact"
-        grams = shingles(words)
+        grams = shingles(words) if self.near else set()
         shared: Counter[int] = Counter()
-        holders = self._holders
         for gram in grams:
-            if gram in holders:
-                shared.update(holders[gram])
+            shared.update(self._holders.get(gram, ()))
         for index, common in shared.items():
             size, least = self._sizes[index]
             if common >= JACCARD * (len(grams) + size - common):

@@ -103,8 +103,10 @@ def read_packs(
 def read_json_messages(
     source: Source, archives: list[Path], languages: list[Language], counts: dict[str, int]
 ) -> Iterator[Messages]:
-    """Message files in JSON, ``<folder>/<locale>.json``, each beside its English one; ``source.files`` is their pattern."""
-    pattern = re.compile((source.files or r".*/i18n/(.*/)?LOCALE\.json").replace("LOCALE", r"(?P<locale>[A-Za-z0-9-]+)"))
+    """Message files in JSON, ``<folder>/<locale>.json`` beside the English one; ``source.files`` is the pattern."""
+    pattern = re.compile(
+        (source.files or r".*/i18n/(.*/)?LOCALE\.json").replace("LOCALE", r"(?P<locale>[A-Za-z0-9-]+)")
+    )
     locales = _by_locale(languages)
     folders: dict[str, dict[str, dict[str, str]]] = {}
     for archive in archives:

@@ -1,7 +1,8 @@
 """Split deduplicated pairs into training, validation and test text: ``<output>/{train,valid,test}.en-de.{en,de}``.
 
-No sentence of the evaluation sets, and no near-duplicate of one, stays in training, on either side and in any language. In
-text with the same sentence in many languages a split for each language by itself would leak the test through the others.
+No sentence of the evaluation sets, and no near-duplicate of one, stays in training, on either side and in any language.
+In text with the same sentence in many languages a split for each language by itself would leak the test through the
+others.
 """
 
 from __future__ import annotations
@@ -40,10 +41,12 @@ class SplitOptions:
 
     Args:
         evalsets: folders with evaluation sets, to keep out of training.
-        valid: folder with ``<name>.<lang>`` or ``valid.en-de.{en,de}`` files to use for validation; None to split some off.
+        valid: folder with ``<name>.<lang>`` or ``valid.en-de.{en,de}`` files to use for validation; None to split some
+            off.
         test: the same for testing; None for no test files.
         max_pairs: at most so many training pairs for each pair of languages; 0 for all.
         valid_pairs: how many pairs to split off for validation where there is no set.
+        near: keep near-duplicates of held-out sentences out of training, not only equal sentences.
         seed: chooses among pairs.
     """
 
@@ -52,6 +55,7 @@ class SplitOptions:
     test: Path | None = None
     max_pairs: int = 0
     valid_pairs: int = DEFAULT_VALID_PAIRS
+    near: bool = True
     seed: int = 1
 
 
@@ -83,10 +87,9 @@ def _match_all(sentences: list[str]) -> list[str | None]:
     return [_held_out.match(sentence) for sentence in sentences]
 
 
-def find_held_out(rows: dict[str, list[Pair]], held_out: HeldOut, jobs: int) -> dict[str, str]:
-    """``sentence -> "exact" or "near"`` for every sentence of either side that is held out; each is looked at once."""
+def find_held_out(unique: list[str], held_out: HeldOut, jobs: int) -> dict[str, str]:
+    """``sentence -> "exact" or "near"`` for every one of the different sentences that is held out."""
     global _held_out
-    unique = sorted({text for pairs in rows.values() for pair in pairs for text in pair})
     _held_out = held_out  # the processes are forked, and find it there
     size = 20_000
     blocks = [unique[i : i + size] for i in range(0, len(unique), size)]
@@ -109,7 +112,7 @@ def keep_out(pairs: list[Pair], found: dict[str, str], counts: dict[str, int]) -
 
 
 def limit_pairs(name: str, pairs: list[Pair], options: SplitOptions, counts: dict[str, int]) -> list[Pair]:
-    """At most ``max_pairs`` pairs, chosen by hash and in their old order; each language gets other English sentences."""
+    """At most ``max_pairs`` pairs, chosen by hash, in their old order; each language gets other English sentences."""
     if not options.max_pairs or len(pairs) <= options.max_pairs:
         return pairs
     ranked = sorted(range(len(pairs)), key=lambda i: stable_hash(f"{name}\t{pairs[i][0]}", options.seed))
@@ -152,13 +155,14 @@ def _split(paths: list[Path], output: Path, pairs: list[str], options: SplitOpti
     if without := {pair: rows[pair] for pair in pairs if pair not in sets["valid"] and rows[pair]}:
         sets["valid"] |= choose_valid(without, options)
 
-    held_out = HeldOut(read_held_out(list(options.evalsets)))
+    held_out = HeldOut(read_held_out(list(options.evalsets)), near=options.near)
     for of_set in sets.values():
         for chosen in of_set.values():
             for pair_of_text in chosen:
                 for text in pair_of_text:
                     held_out.add(text)
-    found_texts = find_held_out(rows, held_out, jobs)
+    unique = sorted({text for of_pair in rows.values() for row in of_pair for text in row})
+    found_texts = find_held_out(unique, held_out, jobs)
     total: dict[str, int] = {}
     for pair in pairs:
         counts = by_pair[pair]
@@ -181,19 +185,52 @@ def _split(paths: list[Path], output: Path, pairs: list[str], options: SplitOpti
 def main() -> None:
     """Run the program."""
     parser = argparse.ArgumentParser(prog="python -m data_prep.split", description=__doc__.splitlines()[0])
-    parser.add_argument("--input", type=Path, required=True, help="folder of <pair>.tsv files, made by data_prep.deduplicate")
+    parser.add_argument(
+        "--input", type=Path, required=True, help="folder of <pair>.tsv files, made by data_prep.deduplicate"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write text files to")
     parser.add_argument("--pairs", help="only these, comma separated: en-de,en-ru (default: all in the folder)")
-    parser.add_argument("--evalsets", type=Path, nargs="*", default=[], help="folders of evaluation sets to keep out of training")
+    parser.add_argument(
+        "--evalsets", type=Path, nargs="*", default=[], help="folders of evaluation sets to keep out of training"
+    )
     parser.add_argument("--valid", type=Path, help="folder of the validation set (default: split some pairs off)")
     parser.add_argument("--test", type=Path, help="folder of the test set (default: none)")
-    parser.add_argument("--max-pairs", type=int, default=0, help="most training pairs for a language pair (default 0: all)")
-    parser.add_argument("--valid-pairs", type=int, default=DEFAULT_VALID_PAIRS, help="how many to split off (default: %(default)s)")
+    parser.add_argument(
+        "--sets", type=Path, help="folder that may hold the folders valid and test, made by data_prep.own_text"
+    )
+    parser.add_argument(
+        "--held-out-rule", choices=["near", "exact"], default="near",
+        help="keep near-duplicates of held-out sentences out of training, or only equal sentences (default: near)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-pairs", type=int, default=0, help="most training pairs for a language pair (default 0: all)"
+    )
+    parser.add_argument(
+        "--valid-pairs", type=int, default=DEFAULT_VALID_PAIRS, help="how many to split off (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="chooses among pairs (default: 1)")
     add_common_options(parser)
     args = parser.parse_args()
     set_up_logging(args)
-    options = SplitOptions(tuple(args.evalsets), args.valid, args.test, args.max_pairs, args.valid_pairs, args.seed)
+    if args.max_pairs < 0 or args.valid_pairs < 1:
+        raise DataError(
+            f"--max-pairs must be at least 0 and --valid-pairs at least 1, but are {args.max_pairs} and "
+            f"{args.valid_pairs}"
+        )
+    if args.sets is not None:
+        args.valid, args.test = (f if f.is_dir() else None for f in (args.sets / "valid", args.sets / "test"))
+    for folder in (args.valid, args.test):
+        if folder is not None and not folder.is_dir():
+            raise DataError(f"no such folder: {folder}")
+    options = SplitOptions(
+        tuple(args.evalsets),
+        args.valid,
+        args.test,
+        args.max_pairs,
+        args.valid_pairs,
+        args.held_out_rule == "near",
+        args.seed,
+    )
     pairs = args.pairs.split(",") if args.pairs else pairs_in(args.input)
     print(describe(split(args.input, args.output, pairs, options, args.jobs)))
 

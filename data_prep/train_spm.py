@@ -1,6 +1,7 @@
 """Train one SentencePiece model on all languages together: ``<output>/spm.model`` and ``<output>/spm.vocab``.
 
-The sample is balanced: language l gets a share proportional to n_l ** (1 / temperature), so that small languages get pieces too.
+The sample is balanced: language l gets a share proportional to n_l ** (1 / temperature), so that small languages get
+pieces too.
 """
 
 from __future__ import annotations
@@ -146,8 +147,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write spm.model and spm.vocab to")
     parser.add_argument("--vocab-size", type=int, default=32_000, help="number of pieces (default: %(default)s)")
     parser.add_argument("--model-type", choices=["bpe", "unigram"], default="bpe", help="default: bpe")
-    parser.add_argument("--temperature", type=float, default=5.0, help="1 samples in proportion, more is flatter (default: 5)")
-    parser.add_argument("--sample-lines", type=int, default=DEFAULT_SAMPLE_LINES, help="lines to train on (default: %(default)s)")
+    parser.add_argument(
+        "--temperature", type=float, default=5.0, help="1 samples in proportion, more is flatter (default: 5)"
+    )
+    parser.add_argument(
+        "--sample-lines", type=int, default=DEFAULT_SAMPLE_LINES, help="lines to train on (default: %(default)s)"
+    )
     parser.add_argument(
         "--character-coverage", type=float, default=0.9999,
         help="share of characters that get pieces; the rest is spelt in bytes (default: %(default)s)",
@@ -160,7 +165,10 @@ def main() -> None:
         args.input, args.output, args.vocab_size, args.model_type, args.temperature, args.sample_lines,
         args.character_coverage, args.seed, args.jobs,
     )  # fmt: skip
-    print(f"train_spm: {args.vocab_size:,} pieces from {sum(stats['lines'].values()):,} lines of {len(stats['lines'])} languages")
+    print(
+        f"train_spm: {args.vocab_size:,} pieces from {sum(stats['lines'].values()):,} lines of "
+        f"{len(stats['lines'])} languages"
+    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmt.errors import UserError
+from mmt.models.architectures import ARCHITECTURES
 
 CONFIG_NAME = "train"
 COMMON = "common"
@@ -103,7 +104,7 @@ def _split(folder: Path, overrides: Iterable[str]) -> tuple[list[str], dict[str,
         elif key not in known:
             hint = f"{_near(key, known)}; recipe {folder.name} has {', '.join(known)}"
             raise UserError(f"unknown group {key!r} in {override!r}{hint}")
-        elif value not in known[key]:
+        elif value not in known[key] and not (key == "model" and value in ARCHITECTURES):
             hint = f"{_near(value, known[key])}; {key} can be {', '.join(known[key])}"
             raise UserError(f"unknown choice {value!r} in {override!r}{hint}")
         else:

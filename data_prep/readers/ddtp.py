@@ -1,4 +1,4 @@
-"""Debian's translated package descriptions (``Translation-XX`` indices), aligned by the checksum of the English text."""
+"""Debian's translated package descriptions (``Translation-XX``), aligned by the checksum of the English text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ _FIELD = re.compile(r"^Description-([A-Za-z_@]+): ?(.*)$")
 
 def read_translation_index(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     """Yield ``(checksum of the English description, short description, paragraphs)``."""
-    checksum, short, body = "", "", []
+    checksum, short = "", ""
+    body: list[str] = []
     with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for line in file:
             line = line.rstrip("\n")

@@ -1,6 +1,7 @@
 """GNU gettext's compiled catalogs (``.mo``).
 
-Layout: magic number, version, number of messages, offsets of two tables of (length, offset): originals and translations.
+Layout: magic number, version, number of messages, offsets of two tables of (length, offset): originals and
+    translations.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ _CHARSET = re.compile(rb"charset=([A-Za-z0-9._:-]+)", re.IGNORECASE)
 
 
 def read_mo(data: bytes) -> Iterator[tuple[str, str]]:
-    """Yield ``(message, translation)``, without contexts; a plural gives singular with the first form, plural with the last.
+    """Yield ``(message, translation)``, without contexts.
+
+    Of a plural, the singular comes with the first form and the plural with the last.
 
     Raises:
         DataError: the bytes are no catalog, or are cut off.

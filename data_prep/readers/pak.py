@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import struct
 
 from data_prep.errors import DataError
@@ -38,7 +39,7 @@ def read_pak(data: bytes) -> dict[int, str]:
         raise DataError("a .pak file that is cut off")
     entries = [_ENTRY.unpack_from(data, start + i * _ENTRY.size) for i in range(count + 1)]
     strings = {}
-    for (number, begin), (_, end) in zip(entries, entries[1:]):
+    for (number, begin), (_, end) in itertools.pairwise(entries):
         if not begin <= end <= len(data):
             raise DataError("a .pak file that is cut off")
         strings[number] = data[begin:end].decode("utf-8", errors="replace")

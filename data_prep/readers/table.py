@@ -10,20 +10,25 @@ import gzip
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from data_prep.errors import DataError
 from data_prep.lines import MAX_LINE_CHARACTERS, check_line
 from data_prep.recipe import LANGUAGE_CODE, PIVOT, check_code
 
 # Four columns of one language each would also be four fields; the header of the pair form may be given in words.
-PAIR_HEADERS = {("src-lang", "tgt-lang", "source", "target"), ("source-language", "target-language", "source", "target")}
+PAIR_HEADERS = {
+    ("src-lang", "tgt-lang", "source", "target"),
+    ("source-language", "target-language", "source", "target"),
+}
 
 
 def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".xz":
         return lzma.open(path)
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path))
+    return path.open("rb")
 
 
 def _rows(path: Path, counts: dict[str, int]) -> Iterator[tuple[int, list[str]]]:
@@ -55,8 +60,8 @@ def _rows(path: Path, counts: dict[str, int]) -> Iterator[tuple[int, list[str]]]
 def read_table(path: Path, counts: dict[str, int]) -> Iterator[tuple[str, str, str, str]]:
     """Yield ``(source language, target language, source text, target text)``; bad fields are counted by kind.
 
-    In the form with one column for each language, every pair is with English if there is an English column, else with the
-    first column.
+    In the form with one column for each language, every pair is with English if there is an English column, else with
+    the first column.
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
@@ -112,7 +117,9 @@ def _column_rows(
             counts["empty"] = counts.get("empty", 0) + 1
             continue
         if len(fields) != len(languages):
-            raise DataError(f"{path}, line {number}: must have {len(languages)} tab-separated fields, but has {len(fields)}")
+            raise DataError(
+                f"{path}, line {number}: must have {len(languages)} tab-separated fields, but has {len(fields)}"
+            )
         for column, text in enumerate(fields):
             if column != pivot:
                 if text and fields[pivot]:

@@ -7,12 +7,15 @@ fairseq's TransformerConfig is nested (``encoder.embed_dim``), its command line 
 import argparse
 import ast
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models.transformer import TransformerConfig
 from fairseq.models.transformer.transformer_config import DecoderConfig, EncDecBaseConfig, QuantNoiseConfig
+
+from omegaconf import DictConfig
 
 from mmt.data.task_ids import TASK_ID_KINDS
 from mmt.errors import UserError
@@ -126,7 +129,8 @@ def nested_config(config: Any) -> TransformerConfig:
 
     Widths that were not given follow from others: the decoder's from the encoder's.
     """
-    flat = {key: value for key, value in dict(config).items() if not key.startswith("_")}
+    items = config if isinstance(config, (Mapping, DictConfig)) else vars(config)
+    flat = {key: value for key, value in items.items() if not key.startswith("_")}
     if flat["decoder_embed_dim"] is None:
         flat["decoder_embed_dim"] = flat["encoder_embed_dim"]
     if flat["decoder_ffn_embed_dim"] is None:

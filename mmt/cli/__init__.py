@@ -1,0 +1,1 @@
+"""The ``mmt`` command: one thin module per verb."""

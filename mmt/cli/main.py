@@ -1,0 +1,87 @@
+"""The ``mmt`` command: find the verb's module, parse its options, run it, and say in one line what a user did wrong.
+
+A verb is a module of this package with ``HELP``, ``add_arguments(parser)`` and ``run(args) -> exit code``, and an entry in ``VERBS``.
+Only the module of the chosen verb is imported.
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import mmt
+from mmt.errors import UserError
+
+VERBS = {
+    "train": "train a recipe; with --dry-run print the fairseq-train command only",
+    "translate": "translate stdin into one or several languages",
+    "evaluate": "score a model in all its directions: BLEU, chrF++, averages, baselines",
+    "compare": "compare two evaluations: differences with paired-bootstrap intervals",
+    "doctor": "show what is installed, what this machine can do, and how to mend what is missing",
+}
+EXIT_FAILURE, EXIT_USER_ERROR = 1, 2
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line that names the option, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {message} (options: {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``mmt`` with ``arguments`` (default: those of the process) and return its exit code.
+
+    0 is success, 1 a failure of the machine (such as a full disk), 2 a mistake in options, files or languages, 130 Ctrl-C.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"mmt: error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader has gone, as in "mmt translate ... | head -1". Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(f"mmt: error: {error.strerror or error}{where}", file=sys.stderr)
+        return EXIT_FAILURE
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] in VERBS:
+        verb = arguments[0]
+        module = importlib.import_module(f"mmt.cli.{verb}")
+        parser = OneLineParser(prog=f"mmt {verb}", description=module.HELP)
+        module.add_arguments(parser)
+        return module.run(parser.parse_args(arguments[1:]))
+    if arguments and not arguments[0].startswith("-"):
+        near = difflib.get_close_matches(arguments[0], VERBS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; verbs are {', '.join(VERBS)}"
+        raise UserError(f"unknown verb {arguments[0]!r}{hint}")
+    width = max(map(len, VERBS))
+    parser = OneLineParser(
+        prog="mmt",
+        usage="mmt VERB [options]",
+        description="Multilingual translation models made of Mixture-of-Experts transformers.",
+        epilog="verbs:\n" + "\n".join(f"  {verb:{width}}  {text}" for verb, text in VERBS.items()) + "\n\nmmt VERB --help shows the options of a verb.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mmt {mmt.__version__}")
+    parser.parse_args(arguments)
+    parser.print_help()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

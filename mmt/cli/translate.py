@@ -1,0 +1,130 @@
+"""``mmt translate``: lines on stdin, translations on stdout or in files, in order, while the input still comes."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mmt.cli.decoding_arguments import add_decoding_arguments, add_model_arguments, translator_from
+from mmt.errors import UserError
+from mmt.inference.files import partial_path, sync_and_replace
+from mmt.inference.lines import LineReader
+from mmt.inference.translator import TOO_LONG_POLICIES, Translator
+
+HELP = "translate stdin into one or several languages"
+DEFAULT_SOURCE = "en"
+
+Write = Callable[[Sequence[Sequence[str]]], None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``mmt translate``."""
+    add_model_arguments(parser, required=True)
+    parser.add_argument("--from", dest="source", metavar="LANG", help="language of the input (default: en, if the model knows it)")
+    parser.add_argument("--to", dest="targets", metavar="LANG[,LANG...]", required=True, help="language, or several, to translate into")
+    parser.add_argument(
+        "--output-prefix",
+        metavar="PREFIX",
+        help="write PREFIX.LANG for each target language; default: stdout, with several targets one tab-separated column each, in the order of --to",
+    )
+    parser.add_argument(
+        "--window", type=int, default=1000, metavar="LINES", help="lines read and sorted by length before they are translated (default: 1000)"
+    )
+    parser.add_argument(
+        "--too-long",
+        choices=TOO_LONG_POLICIES,
+        default="skip",
+        help="a line with more pieces than the model has positions is skipped (an empty line comes out) or truncated; both are counted (default: skip)",
+    )
+    parser.add_argument("--progress", action="store_true", help="show progress on stderr even if it is not a terminal")
+    add_decoding_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Translate stdin until it ends.
+
+    Raises:
+        UserError: for a wrong option, model or language.
+    """
+    if args.window < 1:
+        raise UserError(f"--window must be at least 1, but is {args.window}")
+    targets = args.targets.split(",")
+    repeated = {target for target in targets if targets.count(target) > 1}
+    if repeated:
+        raise UserError(f"--to names {', '.join(sorted(repeated))} twice")
+    translator = translator_from(args, too_long=args.too_long)
+    source = _source_language(args.source, translator)
+    for target in targets:
+        translator.check_language(target, "--to")
+    reader = LineReader(sys.stdin.buffer, window=args.window)
+    try:
+        with _output(args.output_prefix, targets) as write:
+            _translate_all(reader, translator, source, targets, write, show_progress=args.progress or sys.stderr.isatty())
+    finally:
+        for message in reader.report.messages():
+            print(f"mmt translate: {message}", file=sys.stderr)
+    return 0
+
+
+def _source_language(source: str | None, translator: Translator) -> str:
+    if source is None and DEFAULT_SOURCE not in translator.languages:
+        raise UserError(f"--from is needed; the model knows {', '.join(translator.languages)}")
+    source = source or DEFAULT_SOURCE
+    translator.check_language(source, "--from")
+    return source
+
+
+def _translate_all(
+    reader: LineReader, translator: Translator, source: str, targets: Sequence[str], write: Write, *, show_progress: bool
+) -> None:
+    policy = "were skipped" if translator.options.too_long == "skip" else "were truncated"
+    done = 0
+    with tqdm(unit=" lines", desc=f"{source}-{','.join(targets)}", disable=not show_progress, file=sys.stderr, mininterval=0.5) as progress:
+        for lines in reader.windows():
+            columns = []
+            for target in targets:
+                translations = translator.translate_window(lines, source, target, on_batch=lambda n: progress.update(n / len(targets)))
+                columns.append([translation.text for translation in translations])
+            for i, translation in enumerate(translations):  # whether a line is too long does not depend on the target
+                if translation.too_long:
+                    reader.report.add(f"have more than the {translator.max_pieces} pieces that the model takes, and {policy}", done + i + 1)
+            write(columns)
+            done += len(lines)
+
+
+@contextlib.contextmanager
+def _output(prefix: str | None, targets: Sequence[str]) -> Iterator[Write]:
+    """Yield a function that writes one window's columns; files get their final names when everything is translated."""
+    if prefix is None:
+        yield _write_to_stdout
+        return
+    paths = [Path(f"{prefix}.{target}") for target in targets]
+    if not paths[0].parent.is_dir():
+        raise UserError(f"--output-prefix {prefix}: there is no folder {paths[0].parent}")
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(partial_path(path).open("w", encoding="utf-8", newline="\n")) for path in paths]
+
+        def write(columns: Sequence[Sequence[str]]) -> None:
+            for file, column in zip(files, columns, strict=True):
+                file.writelines(f"{line}\n" for line in column)
+                file.flush()
+
+        try:
+            yield write
+        except BaseException:
+            for path in paths:
+                partial_path(path).unlink(missing_ok=True)
+            raise
+    for path in paths:
+        sync_and_replace(partial_path(path), path)
+
+
+def _write_to_stdout(columns: Sequence[Sequence[str]]) -> None:
+    if len(columns) > 1:
+        columns = [[line.replace("\t", " ") for line in column] for column in columns]
+    text = "".join("\t".join(row) + "\n" for row in zip(*columns, strict=True))
+    sys.stdout.buffer.write(text.encode("utf-8", errors="replace"))
+    sys.stdout.buffer.flush()

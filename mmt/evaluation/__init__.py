@@ -1,0 +1,1 @@
+"""Judging a model: scores of all directions, baselines, comparisons."""

@@ -1,0 +1,41 @@
+"""Files that are whole or absent under their final name."""
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def partial_path(path: Path) -> Path:
+    """Return the temporary name beside ``path`` under which it is written."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def sync_and_replace(temporary: Path, final: Path) -> None:
+    """Bring ``temporary`` to the disk and give it its final name."""
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(temporary, final)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, as a whole or not at all."""
+    try:
+        partial_path(path).write_text(text, encoding="utf-8", newline="\n")
+        sync_and_replace(partial_path(path), path)
+    except BaseException:
+        partial_path(path).unlink(missing_ok=True)
+        raise
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_lines(lines: list[str]) -> str:
+    """Return the SHA-256 of lines of text in hexadecimal."""
+    return hashlib.sha256("\n".join(lines).encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -1,0 +1,122 @@
+"""From a checkpoint's path to a model and its task, ready to translate."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils
+from omegaconf import DictConfig
+from torch import nn
+
+from mmt.errors import UserError
+
+TASK = "multilingual_moe_translation"
+# In a run's folder, the first that exists is used.
+CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt")
+# Options of the task that name files, and the file of a data folder that stands for each.
+_DATA_FILES = {"lang_dict": "lang_list.txt", "fixed_dictionary": "dict.txt", "source_dict": "dict.txt", "target_dict": "dict.txt"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode, with what fairseq needs to use it."""
+
+    model: nn.Module
+    task: Any
+    config: Any
+    path: Path
+    data: Path
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Return the checkpoint file that ``path`` means: a file, or a run's folder with a best or a last checkpoint.
+
+    Raises:
+        UserError: if there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in CHECKPOINT_NAMES:
+            if (path / name).is_file():
+                return path / name
+        raise UserError(f"--model {path}: the folder holds neither {' nor '.join(CHECKPOINT_NAMES)}")
+    if not path.is_file():
+        raise UserError(f"--model {path}: no such file or folder")
+    return path
+
+
+def load_model(path: str | Path, *, data: str | Path | None = None, device: str = "cpu") -> LoadedModel:
+    """Load a checkpoint of ``--task multilingual_moe_translation``.
+
+    Args:
+        path: a checkpoint or a run's folder.
+        data: folder with dict.txt, spm.model and lang_list.txt; default: the one that the model was trained with.
+        device: "cpu" or "cuda".
+
+    Raises:
+        UserError: names the option and the file if the checkpoint cannot be used, or does not fit the data folder.
+    """
+    checkpoint = find_checkpoint(path)
+    _check_device(device)
+    # Reads with weights_only=True, see mmt.fairseq_compat.
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
+    task_config = _task_config(state, checkpoint)
+    folder = _use_data_folder(task_config, None if data is None else Path(data), checkpoint)
+    try:
+        models, config, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
+    except UserError as error:
+        raise UserError(f"--model {checkpoint}, data folder {folder}: {error}") from error
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        # fairseq checks nothing: a checkpoint with missing weights or settings surfaces in many ways.
+        raise UserError(f"--model {checkpoint}: its weights do not fit its settings ({_first_line(error)})") from error
+    model = models[0]
+    model.prepare_for_inference_(config)
+    return LoadedModel(model.to(device).eval(), task, config, checkpoint, folder)
+
+
+def _check_device(device: str) -> None:
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--device must be cpu or cuda, but is {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this machine, or this build of torch, has no CUDA device")
+
+
+def _task_config(state: dict[str, Any], checkpoint: Path) -> Any:
+    """Return the task's options inside a checkpoint's state, after a check that the task is ours."""
+    config = state.get("cfg")
+    task_config = config.get("task") if config is not None else state.get("args")
+    if isinstance(config, DictConfig) and task_config is None:
+        raise UserError(f"--model {checkpoint}: there are no task settings in it")
+    name = getattr(task_config, "_name", None) or getattr(task_config, "task", None)
+    if name != TASK:
+        raise UserError(f"--model {checkpoint}: it was trained with --task {name}, but only models of --task {TASK} can be used")
+    return task_config
+
+
+def _use_data_folder(task_config: Any, data: Path | None, checkpoint: Path) -> Path:
+    """Point the task's options to ``data``, or check that the folder they name is there; return the folder."""
+    if data is None:
+        folder = Path(str(task_config.data).split(":")[0])
+        if not folder.is_dir():
+            raise UserError(f"--model {checkpoint} was trained with the data folder {folder}, which is not here; give its place with --data")
+        return folder
+    if not data.is_dir():
+        raise UserError(f"--data {data}: no such folder")
+    if not any(data.glob("dict*.txt")):
+        raise UserError(f"--data {data}: there is no dictionary (dict.txt) in it; it must be the folder that the model was trained with")
+    task_config.data = str(data)
+    for option, name in _DATA_FILES.items():
+        if getattr(task_config, option, None) is not None:
+            setattr(task_config, option, str(data / name))
+    pairs = getattr(task_config, "lang_pairs", None)
+    # Directions that were listed one by one stay; those from a file come from the new folder's file.
+    if isinstance(pairs, str) and ("/" in pairs or pairs.endswith(".txt")) and (data / "lang_pairs.txt").is_file():
+        task_config.lang_pairs = str(data / "lang_pairs.txt")
+    return data
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # torch's first line names the class of the model, the second one what is wrong.
+    return (lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,155 @@
+"""The whole model: what its output may and may not depend on."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.models.transformer import TransformerConfig, TransformerModelBase
+
+from mmt.errors import UserError
+from mmt.models import build_moe
+from mmt.models.config import MoETransformerConfig, nested_config
+from mmt.modules.router import TokenRouter
+from tests.models.tiny import TINY, batch, tiny_model, tiny_task
+
+ROUTINGS = ["token", "sentence", "task"]
+SOURCES, TARGETS = [[5, 6, 7, 8], [9, 10]], [[11, 12, 13], [14, 15, 16]]
+
+
+def moe(routing: str, **options):
+    return tiny_model(moe_experts=4, encoder_routing=routing, decoder_routing=routing, **options).eval()
+
+
+def test_with_no_experts_it_is_fairseqs_transformer_and_exchanges_checkpoints_with_it() -> None:
+    ours = tiny_model(moe_experts=0).eval()
+    theirs = TransformerModelBase.build_model(nested_config(MoETransformerConfig(**TINY)), tiny_task()).eval()
+    assert isinstance(nested_config(MoETransformerConfig(**TINY)), TransformerConfig)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    theirs.load_state_dict(ours.state_dict())
+    sample = batch(SOURCES, TARGETS)
+    expected, _ = theirs(sample["src_tokens"], sample["src_lengths"], sample["prev_output_tokens"])
+    torch.testing.assert_close(ours(**sample)[0], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_more_padding_and_other_sentences_change_no_real_token(routing: str) -> None:
+    model = moe(routing)
+    together, _ = model(**batch(SOURCES, TARGETS))
+    for row, (source, target) in enumerate(zip(SOURCES, TARGETS)):
+        alone, _ = model(**batch([source], [target]))
+        torch.testing.assert_close(together[row, : len(target) + 1], alone[0], rtol=1e-4, atol=1e-5)
+    longer, _ = model(**batch([*SOURCES, [4] * 12], [*TARGETS, [4] * 9]))
+    torch.testing.assert_close(longer[:2, :4], together, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_a_later_target_token_changes_no_earlier_logit(routing: str) -> None:
+    model = moe(routing)
+    before, _ = model(**batch([SOURCES[0]], [[11, 12, 13, 14]]))
+    after, _ = model(**batch([SOURCES[0]], [[11, 12, 17, 18]]))
+    torch.testing.assert_close(after[:, :3], before[:, :3], rtol=0, atol=0)
+    assert not torch.equal(after[:, 3:], before[:, 3:])
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_incremental_decoding_gives_the_logits_of_the_full_forward_pass(routing: str) -> None:
+    model = moe(routing)
+    sample = batch(SOURCES, TARGETS)
+    expected, _ = model(**sample)
+    inputs = {key: value for key, value in sample.items() if key != "prev_output_tokens"}
+    encoder_out = model.encoder(**inputs)
+    state: dict = {}
+    for step in range(1, sample["prev_output_tokens"].size(1) + 1):
+        logits, _ = model.decoder(sample["prev_output_tokens"][:, :step], encoder_out=encoder_out, incremental_state=state)
+        torch.testing.assert_close(logits[:, -1], expected[:, step - 1], rtol=1e-4, atol=1e-5)
+
+
+def test_task_routing_uses_the_experts_of_the_task_whatever_the_text() -> None:
+    model = moe("task")
+    statistics = [
+        model(**batch(sources, targets, target_language=language))[1]["routing_statistics"]
+        for sources, targets, language in ((SOURCES, TARGETS, 1), ([[4, 4, 4]], [[19, 3]], 1), (SOURCES, TARGETS, 2))
+    ]
+    chosen = [{layer: layer_statistics.tokens_per_expert_E > 0 for layer, layer_statistics in each.items()} for each in statistics]
+    assert set(chosen[0]) == {"encoder.1", "decoder.1"}
+    for layer in chosen[0]:
+        assert torch.equal(chosen[0][layer], chosen[1][layer])
+        assert chosen[0][layer].sum() == 2  # top-2 of one task
+    assert any(not torch.equal(chosen[0][layer], chosen[2][layer]) for layer in chosen[0])
+
+
+def test_a_task_routed_model_says_so_when_it_is_not_told_the_languages() -> None:
+    sample = batch(SOURCES, TARGETS)
+    del sample["src_lang_id"], sample["tgt_lang_id"]
+    with pytest.raises(ValueError, match="multilingual_moe_translation"):
+        moe("task")(**sample)
+
+
+def test_pair_tasks_refuse_a_pair_that_was_not_trained_by_name() -> None:
+    model = moe("task", moe_task_id="pair")
+    model(**batch(SOURCES, TARGETS, source_language=1, target_language=0))
+    with pytest.raises(UserError, match="de-fr"):
+        model(**batch(SOURCES, TARGETS, source_language=1, target_language=2))
+
+
+def test_beam_search_reorders_what_decoder_routers_need() -> None:
+    model = moe("sentence")
+    sample = batch(SOURCES, TARGETS)
+    del sample["prev_output_tokens"]
+    encoder_out = model.encoder(**sample)
+    swapped = model.encoder.reorder_encoder_out(encoder_out, torch.tensor([1, 0]))
+    torch.testing.assert_close(swapped["sentence_state"][0], encoder_out["sentence_state"][0].flip(0))
+
+
+def test_checkpointed_activations_keep_the_gradient_of_the_balance_loss() -> None:
+    gradients = []
+    for checkpoint_activations in (False, True):
+        model = tiny_model(moe_experts=4, checkpoint_activations=checkpoint_activations).train()
+        output, extra = model(**batch(SOURCES, TARGETS))
+        loss = output.float().pow(2).sum() + sum(s.probability_sum_E.pow(2).sum() for s in extra["routing_statistics"].values())
+        loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"moe_top_k": 5}, r"--moe-top-k must be between 1 and --moe-experts \(4\), but is 5"),
+        ({"moe_freq": 3}, r"--moe-freq must not exceed --encoder-layers \(2\), but is 3"),
+        ({"encoder_routing": "dense", "decoder_routing": "dense"}, "both 'dense'"),
+        ({"moe_capacity_factor": 0.0}, r"--moe-capacity-factor must be above 0, but is 0\.0"),
+        ({"moe_input_jitter": 1.5}, r"--moe-input-jitter must be in \[0, 1\), but is 1\.5"),
+        ({"activation_fn": "gelu"}, "--activation-fn must be 'relu'"),
+        ({"encoder_xformers_att_config": "__import__('os').getcwd()"}, "--encoder-xformers-att-config must be a literal"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tiny_model(moe_experts=4, **options)
+
+
+def test_a_router_that_looks_at_the_whole_batch_is_refused_in_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ExpertChoice(TokenRouter):
+        batch_wise = True
+
+    monkeypatch.setitem(build_moe.ROUTERS, "token", ExpertChoice)
+    with pytest.raises(UserError, match="--decoder-routing token .* must not see yet"):
+        tiny_model(moe_experts=4)
+    tiny_model(moe_experts=4, decoder_routing="dense")
+
+
+def test_a_dictionary_that_does_not_fit_the_checkpoint_is_refused_with_both_sizes() -> None:
+    small = tiny_model(moe_experts=0)
+    task = tiny_task(words=25)
+    large = type(small).build_model(MoETransformerConfig(**TINY), task)
+    with pytest.raises(UserError, match="it has 29 entries .* has 24 embeddings"):
+        large.load_state_dict(small.state_dict())
+
+
+def test_the_stand_in_task_has_what_the_real_one_has() -> None:
+    from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask as Task
+
+    assert isinstance(tiny_task(), SimpleNamespace)
+    assert hasattr(Task, "source_dictionary") and hasattr(Task, "target_dictionary")
