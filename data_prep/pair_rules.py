@@ -24,6 +24,7 @@ _CODE = re.compile(
     r"\b[a-z]+[A-Z][a-z]+[A-Z]\w*|&\w+;"
 )
 _WORD = re.compile(r"\w+")
+_ALPHABETIC = re.compile(r"[^\W\d_]+")
 _UNSPACED = re.compile(f"[{UNSPACED_CLASS}]")
 _DIGIT = re.compile(r"\d")
 
@@ -98,8 +99,8 @@ def _mostly_other(text: str, script: str) -> bool:
 def _is_half_translated(rules: Rules, source: str, target: str) -> bool:
     if rules.script != rules.source_script:
         return False
-    words = set(_WORD.findall(source.casefold()))
-    shared = sum(1 for word in set(_WORD.findall(target.casefold())) if word in words)
+    words = set(_ALPHABETIC.findall(source.casefold()))
+    shared = sum(1 for word in set(_ALPHABETIC.findall(target.casefold())) if word in words)
     return shared > MAX_COPIED_SHARE * len(words) and len(words) > 1
 
 

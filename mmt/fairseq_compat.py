@@ -8,8 +8,8 @@ import argparse
 import functools
 import logging
 import os
+import pickle
 import sys
-import zipfile
 from types import TracebackType
 from typing import Any, Callable
 
@@ -70,15 +70,20 @@ def _load_checkpoint_with_clear_errors(original: Callable[..., Any], path: str, 
     except UserError:
         raise
     except Exception as error:
-        reason = "it is truncated or not a checkpoint"
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            reason = "it holds objects other than weights and settings, which could run code, so it is refused"
-        elif not zipfile.is_zipfile(path) and os.path.getsize(path) == 0:
-            reason = "it is empty"
-        raise UserError(f"checkpoint {path} cannot be read: {reason}") from error
-    if not isinstance(state, dict) or "model" not in state:
+        raise UserError(f"checkpoint {path} cannot be read: {_why_unreadable(path, error)}") from error
+    if "model" not in state:
         raise UserError(f"checkpoint {path} cannot be read: it is not a fairseq checkpoint (no 'model' inside)")
     return state
+
+
+def _why_unreadable(path: str, error: Exception) -> str:
+    if os.path.getsize(path) == 0:
+        return "it is empty"
+    if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower() and "GLOBAL" in str(error):
+        return "it holds objects other than weights and settings, which could run code, so it is refused"
+    if isinstance(error, (pickle.UnpicklingError, RuntimeError, EOFError, OSError)):
+        return "it is truncated or not a checkpoint"
+    return "it is not a fairseq checkpoint"  # torch could read it, but fairseq misses its fields
 
 
 def _parse_args_without_traps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

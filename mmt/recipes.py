@@ -83,8 +83,8 @@ def compose(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
     try:
         add_defaults(config)
         with omegaconf_no_object_check():
-            plain = OmegaConf.to_container(config, resolve=True, enum_to_str=True, throw_on_missing=True)
-            return OmegaConf.create(plain)
+            plain: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True, throw_on_missing=True)
+            return DictConfig(plain)
     except OmegaConfBaseException as error:
         raise UserError(f"recipe {folder.name}: {_in_one_line(error)}") from error
 
@@ -136,9 +136,9 @@ def _compose(folder: Path, overrides: list[str]) -> DictConfig:
 
 def _check_keys(config: DictConfig, where: str) -> None:
     """Check all keys; those of the sections whose options depend on a name have been checked by nobody else."""
-    for section in config:
+    for section in map(str, config):
         if isinstance(config[section], DictConfig):
-            for key in config[section]:
+            for key in map(str, config[section]):
                 _check_key(config, f"{section}.{key}", {}, where)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fairseq import checkpoint_utils, options, trainer
@@ -25,12 +26,18 @@ def test_applying_twice_changes_nothing() -> None:
     assert before == (options.parse_args_and_arch, checkpoint_utils.load_checkpoint_to_cpu, sys.excepthook)
 
 
+def _training_parser() -> argparse.ArgumentParser:
+    """A fresh parser; fairseq looks for --user-dir in sys.argv while it makes one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["fairseq-train"])
+        return options.get_training_parser("translation")
+
+
 def test_bf16_does_not_become_tpu() -> None:
-    arguments = ["data", "--arch", "moe_transformer", "--bf16", "--cpu"]
-    parser = options.get_training_parser("translation")
-    assert options.parse_args_and_arch(parser, input_args=arguments).tpu is False
+    arguments = ["data", "--task", "translation", "--arch", "moe_transformer", "--bf16", "--cpu"]
+    assert options.parse_args_and_arch(_training_parser(), input_args=arguments).tpu is False
     # No longer needed once fairseq's own function leaves --tpu alone.
-    assert options.parse_args_and_arch.__wrapped__(parser, input_args=arguments).tpu is True
+    assert options.parse_args_and_arch.__wrapped__(_training_parser(), input_args=arguments).tpu is True
 
 
 @pytest.mark.parametrize(
@@ -42,14 +49,16 @@ def test_bf16_does_not_become_tpu() -> None:
     ],
 )
 def test_flags_of_dead_engines_are_refused_by_name(arguments: list[str], flag: str) -> None:
-    parser = options.get_training_parser("translation")
     with pytest.raises(UserError, match=flag):
-        options.parse_args_and_arch(parser, input_args=["data", "--arch", "moe_transformer", *arguments])
+        options.parse_args_and_arch(_training_parser(), input_args=["data", "--task", "translation", "--arch", "moe_transformer", *arguments])
 
 
 def test_checkpoints_load_without_allowing_code(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    torch.save({"model": {"w": torch.ones(2)}, "args": argparse.Namespace(arch="transformer"), "cfg": None}, path)
+    extra_state = {"train_iterator": {"epoch": 1}, "val_loss": np.float64(2.5)}
+    arguments = argparse.Namespace(arch="transformer", task="translation")
+    history = [{"optimizer_name": "adam", "num_updates": 3, "lr_scheduler_state": {"best": None}}]
+    torch.save({"model": {"w": torch.ones(2)}, "args": arguments, "extra_state": extra_state, "optimizer_history": history}, path)
     assert checkpoint_utils.load_checkpoint_to_cpu(str(path))["model"]["w"].tolist() == [1.0, 1.0]
     # No longer needed once fairseq passes weights_only itself (then the safe globals may still be).
     assert "weights_only" not in inspect.getsource(checkpoint_utils.load_checkpoint_to_cpu.__wrapped__)

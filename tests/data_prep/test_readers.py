@@ -1,0 +1,115 @@
+"""The sources' formats, read from small files made by hand."""
+
+import gettext
+import io
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import DataError
+from data_prep.readers.ddtp import read_ddtp
+from data_prep.readers.mallard import read_pages
+from data_prep.readers.mo import read_mo
+from data_prep.readers.pak import read_pak
+from tests.data_prep.helpers import mo_catalog, pak_file, write_lines
+
+MESSAGES = {
+    "Open file": "Datei öffnen",
+    "menu\x04Close": "Schließen",
+    "%d file\0%d files": "%d Datei\0%d Dateien",
+    "Two\nlines": "Zwei\nZeilen",
+}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_catalog_of_either_byte_order_is_read_without_contexts_and_with_both_plural_forms(order: str) -> None:
+    assert dict(read_mo(mo_catalog(MESSAGES, order=order))) == {
+        "Open file": "Datei öffnen",
+        "Close": "Schließen",
+        "%d file": "%d Datei",
+        "%d files": "%d Dateien",
+        "Two\nlines": "Zwei\nZeilen",
+    }
+
+
+def test_catalog_reader_agrees_with_pythons_gettext() -> None:
+    data = mo_catalog({"One sentence.": "Ein Satz.", "Grüße": "Hälsningar"}, charset="iso-8859-1")
+    catalog = gettext.GNUTranslations(io.BytesIO(data))
+
+    for message, translation in read_mo(data):
+        assert catalog.gettext(message) == translation
+    assert len(list(read_mo(data))) == 2
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", mo_catalog(MESSAGES)[:60]])
+def test_what_is_no_whole_catalog_is_refused(data: bytes) -> None:
+    with pytest.raises(DataError, match="catalog"):
+        list(read_mo(data))
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_pack_gives_strings_by_number_and_no_aliases(version: int) -> None:
+    strings = {7: "Datei öffnen", 9: "", 300: "सेटिंग"}
+
+    assert read_pak(pak_file(strings, version)) == strings
+
+
+def test_pack_that_is_cut_off_or_of_another_kind_is_refused() -> None:
+    whole = pak_file({1: "one", 2: "two"})
+    with pytest.raises(DataError, match="cut off"):
+        read_pak(whole[:-2])
+    with pytest.raises(DataError, match="version 4 or 5, but has 3"):
+        read_pak(b"\3\0\0\0" + whole[4:])
+    with pytest.raises(DataError, match=r"UTF-8 text \(encoding 1\), but has encoding 2"):
+        read_pak(whole[:4] + b"\2" + whole[5:])
+
+
+def test_descriptions_are_aligned_by_checksum_and_paragraph(tmp_path: Path) -> None:
+    english = write_lines(
+        tmp_path / "en",
+        [
+            "Package: a", "Description-md5: 11", "Description-en: short one", " First line", " goes on.", " .",
+            " Second paragraph:", "  * an item", "  * another", "",
+            "Package: b", "Description-md5: 22", "Description-en: short two", " Only one.", "",
+        ],
+    )  # fmt: skip
+    german = write_lines(
+        tmp_path / "de",
+        [
+            "Package: b", "Description-md5: 22", "Description-de: kurz zwei", " Eins.", " .", " Zwei.", "",
+            "Package: a", "Description-md5: 11", "Description-de: kurz eins", " Erste Zeile", " geht weiter.", " .",
+            " Zweiter Absatz:", "  * ein Punkt", "  * noch einer", "",
+            "Package: c", "Description-md5: 33", "Description-de: unbekannt", "",
+        ],
+    )  # fmt: skip
+
+    assert list(read_ddtp([english], [german])) == [
+        ("short two", "kurz zwei"),
+        ("short one", "kurz eins"),
+        ("First line\ngoes on.", "Erste Zeile\ngeht weiter."),
+        ("Second paragraph:", "Zweiter Absatz:"),
+        ("an item", "ein Punkt"),
+        ("another", "noch einer"),
+    ]
+
+
+PAGE = '<page xmlns="http://projectmallard.org/1.0/"><title>{}</title><p>{} <gui>{}</gui>.</p><code>x</code>{}</page>'
+
+
+def test_help_pages_of_the_same_structure_are_aligned_and_others_are_not() -> None:
+    english = PAGE.format("Print a page", "Press", "Print", "").encode()
+    same = PAGE.format("Seite drucken", "Drücken Sie", "Drucken", "").encode()
+    longer = PAGE.format("Seite drucken", "Drücken Sie", "Drucken", "<p>Mehr.</p>").encode()
+
+    aligned = read_pages(english, same)
+
+    assert aligned is not None
+    assert list(aligned) == [("Print a page", "Seite drucken"), ("Press Print.", "Drücken Sie Drucken.")]
+    assert read_pages(english, longer) is None
+    assert read_pages(english, b"<page>") is None
+
+
+def test_help_page_with_entities_of_its_own_is_not_read() -> None:
+    bomb = b'<!DOCTYPE page [<!ENTITY a "aaaaaaaaaa">]><page><p>&a;</p></page>'
+
+    assert read_pages(bomb, bomb) is None

@@ -1,0 +1,70 @@
+"""The joint SentencePiece model."""
+
+from pathlib import Path
+
+import pytest
+import sentencepiece
+
+from data_prep.errors import DataError
+from data_prep.normalise import CHARACTER_TABLE, normalise
+from data_prep.train_spm import share_lines, train_spm
+from tests.data_prep.helpers import assert_user_error, run_step, write_lines
+
+
+def test_shares_are_flatter_at_a_higher_temperature_and_full_where_text_is_short() -> None:
+    available = {"big": 100_000, "small": 1_000}
+
+    assert share_lines(available, 1_010, 1.0) == {"big": 1000, "small": 10}
+    flat = share_lines(available, 1_000, 5.0)
+    assert sum(flat.values()) == pytest.approx(1_000, abs=2)
+    assert flat["big"] / flat["small"] == pytest.approx(100 ** (1 / 5), rel=0.02)
+    assert share_lines(available, 50_000, 5.0)["small"] == 1_000
+    assert share_lines(available, 10**9, 5.0) == available
+
+
+def test_same_seed_gives_the_same_model_and_another_seed_another(sample_data: Path, tmp_path: Path) -> None:
+    text = sample_data / "software50" / "sample" / "text"
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train_spm(text, tmp_path / name, 2_000, sample=2_000, seed=seed)
+    a, b, c = ((tmp_path / name / "spm.vocab").read_bytes() for name in "abc")
+
+    assert a == b != c
+
+
+def test_model_spells_unseen_characters_in_bytes_and_loses_nothing(sample_data: Path) -> None:
+    model = sentencepiece.SentencePieceProcessor(model_file=str(sample_data / "software50" / "sample" / "spm" / "spm.model"))
+    text = "Ϣ ꙮ 😀 ფაილი Datei öffnen 文件"
+
+    assert model.unk_id() not in model.encode(text)
+    assert model.decode(model.encode(text)) == text
+    assert model.get_piece_size() == 5000
+
+
+def test_model_normalises_as_cleaning_does(sample_data: Path) -> None:
+    model = sentencepiece.SentencePieceProcessor(model_file=str(sample_data / "software50" / "sample" / "spm" / "spm.model"))
+    for code in CHARACTER_TABLE:
+        if code:
+            text = f"ab{chr(code)}cd {chr(code)}{chr(code)} ef"
+            assert model.decode(model.encode(text)) == normalise(text), hex(code)
+
+
+def test_vocabulary_too_big_for_the_text_is_refused_in_words(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.en-de.en", ["open the file", "close it"])
+    write_lines(tmp_path / "train.en-de.de", ["die Datei öffnen", "schließen"])
+
+    result = run_step("train_spm", "--input", tmp_path, "--output", tmp_path / "spm", "--vocab-size", 5000)
+
+    assert_user_error(result, "--vocab-size 5000 is too big for this text: 4 lines give at most", "smaller --vocab-size")
+    assert not (tmp_path / "spm").exists() and not list(tmp_path.glob(".*partial*"))
+
+
+def test_vocabulary_without_room_for_bytes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"--vocab-size must be more than 260 .*, but is 200"):
+        train_spm(tmp_path, tmp_path / "spm", 200)
+
+
+def test_vocabulary_smaller_than_the_alphabet_is_refused_in_words(sample_data: Path, tmp_path: Path) -> None:
+    text = sample_data / "software50" / "sample" / "text"
+
+    with pytest.raises(DataError, match="--vocab-size 400 does not fit"):
+        train_spm(text, tmp_path / "spm", 400, sample=5_000)
