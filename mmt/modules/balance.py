@@ -39,17 +39,19 @@ def collect_statistics(routing: Routing, dispatch: Dispatch, is_padding_T: Tenso
     num_units = logits_UE.size(0)
     is_real_T = logits_UE.new_ones(routing.expert_TK.size(0)) if is_padding_T is None else (~is_padding_T).to(logits_UE.dtype)
     tokens_U = is_real_T if routing.unit_T is None else is_real_T.new_zeros(num_units).index_add(0, routing.unit_T, is_real_T)
-    log_probability_UE = torch.log_softmax(logits_UE, dim=-1)
-    probability_UE = log_probability_UE.exp()
-    entropy_U = -(probability_UE.detach() * log_probability_UE.detach()).sum(dim=-1)
-    return RoutingStatistics(
-        tokens_per_expert_E=dispatch.chosen_E.to(logits_UE.dtype),
-        probability_sum_E=tokens_U @ probability_UE,
-        squared_logsumexp_sum=tokens_U @ torch.logsumexp(logits_UE, dim=-1).square(),
-        entropy_sum=tokens_U @ entropy_U,
-        dropped_routes=(dispatch.chosen_E.sum() - dispatch.counts_E.sum()).to(logits_UE.dtype),
-        num_tokens=is_real_T.sum(),
-    )
+    # Autocast would turn the products below into bfloat16, which cannot count beyond 256.
+    with torch.autocast(logits_UE.device.type, enabled=False):
+        log_probability_UE = torch.log_softmax(logits_UE, dim=-1)
+        probability_UE = log_probability_UE.exp()
+        entropy_U = -(probability_UE.detach() * log_probability_UE.detach()).sum(dim=-1)
+        return RoutingStatistics(
+            tokens_per_expert_E=dispatch.chosen_E.to(logits_UE.dtype),
+            probability_sum_E=tokens_U @ probability_UE,
+            squared_logsumexp_sum=tokens_U @ torch.logsumexp(logits_UE, dim=-1).square(),
+            entropy_sum=tokens_U @ entropy_U,
+            dropped_routes=(dispatch.chosen_E.sum() - dispatch.counts_E.sum()).to(logits_UE.dtype),
+            num_tokens=is_real_T.sum(),
+        )
 
 
 def balance_loss(statistics: RoutingStatistics) -> Tensor:
