@@ -22,7 +22,7 @@ from data_prep.recipe import PIVOT, Language, Source
 from data_prep.steps import Unit, add_counts, in_processes
 
 logger = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

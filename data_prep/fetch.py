@@ -191,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m data_prep.fetch", description=__doc__.splitlines()[0])
     add_recipe_options(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder to download to")
-    add_common_options(parser)
+    add_common_options(parser, jobs=False)
     args = parser.parse_args()
     set_up_logging(args)
     recipe, preset, _ = chosen_recipe(args)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from functools import lru_cache
 
 from data_prep.accelerators import strip_accelerators
 from data_prep.normalise import normalise
@@ -38,6 +39,15 @@ def strip_markup(text: str) -> str:
     return text
 
 
+# The same source text comes again with every language.
+@lru_cache(maxsize=1 << 18)
+def _strip_source_markup(text: str) -> str:
+    return strip_markup(text).strip()
+
+
+_normalise_source = lru_cache(maxsize=1 << 18)(normalise)
+
+
 def join_lines(text: str) -> str:
     """Join hard-wrapped lines: with a space, but with nothing between characters of an unspaced script."""
     if "\n" not in text:
@@ -51,9 +61,9 @@ def segments(source: str, target: str, style: str, product_names: dict[str, str]
     for variable, name in product_names.items():
         if variable in source:
             source, target = source.replace(variable, name), target.replace(variable, name)
-    source, target = strip_markup(source).strip(), strip_markup(target).strip()
+    source, target = _strip_source_markup(source), strip_markup(target).strip()
     if "\n" not in source and "\n" not in target:
-        return [(normalise(source), normalise(target))]
+        return [(_normalise_source(source), normalise(target))]
     sources, targets = _PARAGRAPH_BREAK.split(source), _PARAGRAPH_BREAK.split(target)
     if len(sources) != len(targets):
         return None

@@ -34,12 +34,15 @@ _REMOVED = [
 ]  # fmt: skip
 
 CHARACTER_TABLE: dict[int, str] = {**{c: " " for c in _SPACES}, **{c: "" for c in _REMOVED}}
+_IN_TABLE = re.compile("[" + re.escape("".join(map(chr, CHARACTER_TABLE))) + "]")
 _MANY_SPACES = re.compile(r" {2,}")
 
 
 def normalise(text: str) -> str:
     """NFC, one kind of space, single spaces, nothing invisible, no space at the ends."""
-    text = unicodedata.normalize("NFC", text).translate(CHARACTER_TABLE)
+    text = unicodedata.normalize("NFC", text)
+    if _IN_TABLE.search(text):
+        text = text.translate(CHARACTER_TABLE)
     return _MANY_SPACES.sub(" ", text).strip(" ")
 
 

@@ -20,17 +20,18 @@ def add_recipe_options(parser: argparse.ArgumentParser, required: bool = True) -
     parser.add_argument("--languages", help="only these, comma separated, with en: en,de,ru (default: the preset's)")
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """``--jobs`` and ``--verbose``."""
-    parser.add_argument(
-        "--jobs", type=int, default=default_jobs(), help="processes to use (default: the number of cores)"
-    )
+def add_common_options(parser: argparse.ArgumentParser, *, jobs: bool = True) -> None:
+    """``--verbose``, and ``--jobs`` for the programs that use more than one process."""
+    if jobs:
+        parser.add_argument(
+            "--jobs", type=int, default=default_jobs(), help="processes to use (default: the number of cores)"
+        )
     parser.add_argument("--verbose", action="store_true", help="log every file to stderr")
 
 
 def set_up_logging(args: argparse.Namespace) -> None:
     """Log to stderr; check ``--jobs``."""
-    if args.jobs < 1:
+    if "jobs" in args and args.jobs < 1:
         raise DataError(f"--jobs must be at least 1, but is {args.jobs}")
     level = logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from data_prep.scripts import UNSPACED_CLASS, count_letters
 
@@ -69,15 +70,35 @@ def _is_short(rules: Rules, source: str, target: str) -> bool:
     return len(_WORD.findall(_UNSPACED.sub(" x ", source))) < rules.min_words
 
 
+def _has_code(text: str) -> bool:
+    return _CODE.search(text) is not None
+
+
+def _lacks_letters(text: str) -> bool:
+    return 2 * count_letters(text) < len(text) - text.count(" ")
+
+
+def _mostly_other(text: str, script: str) -> bool:
+    return bool(script) and 2 * count_letters(text, script) < count_letters(text)
+
+
+# The same source text comes again with every language: what is found out about it is kept.
+_remember = lru_cache(maxsize=1 << 18)
+_source_placeholders = _remember(_PLACEHOLDER.findall)
+_source_has_code = _remember(_has_code)
+_source_lacks_letters = _remember(_lacks_letters)
+_source_mostly_other = _remember(_mostly_other)
+
+
 def _has_placeholder(rules: Rules, source: str, target: str) -> bool:
-    in_source, in_target = _PLACEHOLDER.findall(source), _PLACEHOLDER.findall(target)
+    in_source, in_target = _source_placeholders(source), _PLACEHOLDER.findall(target)
     if not rules.keep_placeholders:
         return bool(in_source or in_target)
     return sorted(in_source) != sorted(in_target)
 
 
 def _is_code(rules: Rules, source: str, target: str) -> bool:
-    return bool(_CODE.search(source) or _CODE.search(target))
+    return _source_has_code(source) or _has_code(target)
 
 
 def _is_copied(rules: Rules, source: str, target: str) -> bool:
@@ -85,15 +106,11 @@ def _is_copied(rules: Rules, source: str, target: str) -> bool:
 
 
 def _has_few_letters(rules: Rules, source: str, target: str) -> bool:
-    return any(2 * count_letters(text) < len(text) - text.count(" ") for text in (source, target))
+    return _source_lacks_letters(source) or _lacks_letters(target)
 
 
 def _is_in_wrong_script(rules: Rules, source: str, target: str) -> bool:
-    return _mostly_other(source, rules.source_script) or _mostly_other(target, rules.script)
-
-
-def _mostly_other(text: str, script: str) -> bool:
-    return bool(script) and 2 * count_letters(text, script) < count_letters(text)
+    return _source_mostly_other(source, rules.source_script) or _mostly_other(target, rules.script)
 
 
 def _is_half_translated(rules: Rules, source: str, target: str) -> bool:

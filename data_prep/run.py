@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.errors import DataError, run_program
-from data_prep.options import add_common_options, add_recipe_options, language_codes, set_up_logging
+from data_prep.options import add_common_options, add_recipe_options, chosen_recipe, set_up_logging
 from data_prep.pairs import pair_name
 from data_prep.recipe import PIVOT, REPOSITORY, load_recipe
 
@@ -40,7 +40,7 @@ def recipe_commands(args: argparse.Namespace) -> tuple[list[Command], Path]:
     """The commands that make a preset of a recipe, and the folder they make."""
     recipe = load_recipe(args.recipe)
     preset = recipe.preset(args.preset)
-    codes = language_codes(args, recipe, preset)
+    codes = [language.code for language in chosen_recipe(args)[2]]
     output = args.output or args.data / recipe.name / preset.name
     corpus = args.data / recipe.work_name / f"corpus-{preset.corpus}"
     downloads, raw, clean, unique = (corpus / name for name in ("downloads", "raw", "clean", "unique"))
@@ -94,19 +94,7 @@ def _spm_and_bin(args: argparse.Namespace, output: Path, vocab_size: int) -> lis
     text, model = output / "text", args.spm_model or output / "spm" / "spm.model"
     commands = []
     if args.spm_model is None:
-        commands.append(
-            _step(
-                "train_spm",
-                "--input",
-                text,
-                "--output",
-                output / "spm",
-                "--vocab-size",
-                vocab_size,
-                "--jobs",
-                args.jobs,
-            )
-        )
+        commands.append(_step("train_spm", "--input", text, "--output", output / "spm", "--vocab-size", vocab_size))
     commands.append(
         _step("binarize", "--input", text, "--spm-model", model, "--output", output / "bin", "--jobs", args.jobs)
     )

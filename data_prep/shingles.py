@@ -31,8 +31,9 @@ _DIGITS = re.compile(r"\d+")
 
 def tokens(text: str) -> list[str]:
     """Words (of unspaced scripts: characters) without case, accents, punctuation, product names and numbers' values."""
-    text = unicodedata.normalize("NFKC", text).casefold()
+    text = text.casefold()
     if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).casefold()
         text = _MARKS.sub("", unicodedata.normalize("NFKC", _MARKS.sub("", unicodedata.normalize("NFD", text))))
         text = _UNSPACED.sub(r" \g<0> ", text)
     return _TOKEN.findall(_DIGITS.sub("0", _PRODUCT.sub("product", text.replace("_", " "))))
@@ -68,7 +69,9 @@ class HeldOut:
         self.near = near
         self._keys: set[str] = set()
         self._sizes: list[tuple[int, int]] = []
-        self._holders: dict[str, list[int]] = {}
+        # Most shingles are in one sentence: a number for each costs a third of a list for each.
+        self._holder: dict[str, int] = {}
+        self._more_holders: dict[str, list[int]] = {}
         for sentence in sentences:
             self.add(sentence)
 
@@ -81,8 +84,10 @@ class HeldOut:
         self._keys.add(name)
         if self.near:
             grams = shingles(words)
+            number = len(self._sizes)
             for gram in grams:
-                self._holders.setdefault(gram, []).append(len(self._sizes))
+                if self._holder.setdefault(gram, number) != number:
+                    self._more_holders.setdefault(gram, []).append(number)
             self._sizes.append((len(grams), shape(words)[1]))
 
     def match(self, sentence: str) -> str | None:
@@ -93,7 +98,9 @@ class HeldOut:
         grams = shingles(words) if self.near else set()
         shared: Counter[int] = Counter()
         for gram in grams:
-            shared.update(self._holders.get(gram, ()))
+            if gram in self._holder:
+                shared[self._holder[gram]] += 1
+                shared.update(self._more_holders.get(gram, ()))
         for index, common in shared.items():
             size, least = self._sizes[index]
             if common >= JACCARD * (len(grams) + size - common):

@@ -25,7 +25,7 @@ from data_prep.shingles import HeldOut, tokens
 from data_prep.steps import Unit, add_counts, in_processes
 
 logger = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 DEFAULT_VALID_PAIRS = 500
 MAX_VALID_SHARE = 0.1
 # A shorter sentence is no test of translation, and its near-duplicates are half the corpus.

@@ -7,6 +7,8 @@ pieces too.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import random
 import re
 from pathlib import Path
@@ -19,10 +21,12 @@ from data_prep.normalise import sentencepiece_rules
 from data_prep.options import add_common_options, set_up_logging
 from data_prep.steps import Unit
 
-VERSION = 1
+VERSION = 2
 BYTE_PIECES = 256
 CONTROL_PIECES = 3
 DEFAULT_SAMPLE_LINES = 450_000
+# Not --jobs: the number is recorded in the model, which has to be the same on every machine.
+THREADS = 2
 
 
 def train_files(text: Path) -> dict[str, list[Path]]:
@@ -73,7 +77,6 @@ def train_spm(
     sample: int = DEFAULT_SAMPLE_LINES,
     coverage: float = 0.9999,
     seed: int = 1,
-    jobs: int = 1,
 ) -> dict[str, Any]:
     """Train the model on the training files of a folder."""
     least = BYTE_PIECES + CONTROL_PIECES + 1
@@ -90,40 +93,47 @@ def train_spm(
     def work(temporary: Path) -> dict[str, Any]:
         temporary.mkdir(parents=True)
         sampled = sample_lines(train_files(text), sample, temperature, seed)
-        _train(sampled, temporary, vocab_size, model_type, coverage, seed, jobs)
+        _train(sampled, temporary, vocab_size, model_type, coverage, seed)
         return {"lines": {lang: len(lines) for lang, lines in sampled.items()}}
 
     return unit.make(work)
 
 
 def _train(
-    sampled: dict[str, list[str]], folder: Path, vocab_size: int, model_type: str, coverage: float, seed: int, jobs: int
+    sampled: dict[str, list[str]], folder: Path, vocab_size: int, model_type: str, coverage: float, seed: int
 ) -> None:
-    rules = folder / "rules.tsv"
-    rules.write_text(sentencepiece_rules(), encoding="utf-8")
+    rules = "rules.tsv"
+    (folder / rules).write_text(sentencepiece_rules(), encoding="utf-8")
     sentencepiece.set_random_generator_seed(seed)
+    model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(line for lines in sampled.values() for line in lines),
-            model_prefix=str(folder / "spm"),
-            vocab_size=vocab_size,
-            model_type=model_type,
-            character_coverage=coverage,
-            byte_fallback=True,
-            normalization_rule_tsv=str(rules),
-            split_digits=True,  # numbers are copied digit by digit, in every language alike
-            shuffle_input_sentence=False,
-            input_sentence_size=0,
-            num_threads=jobs,
-            minloglevel=2,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
-        )
+        # The model records the path of the rules as it is given: without a folder it is the same on every machine.
+        with contextlib.chdir(folder):
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=(line for lines in sampled.values() for line in lines),
+                model_writer=model,
+                vocab_size=vocab_size,
+                model_type=model_type,
+                character_coverage=coverage,
+                byte_fallback=True,
+                normalization_rule_tsv=rules,
+                split_digits=True,  # numbers are copied digit by digit, in every language alike
+                shuffle_input_sentence=False,
+                input_sentence_size=0,
+                num_threads=THREADS,
+                minloglevel=2,
+                unk_id=0,
+                bos_id=1,
+                eos_id=2,
+                pad_id=-1,
+            )
     except RuntimeError as error:
         raise DataError(_explain(str(error), vocab_size, sum(map(len, sampled.values())))) from None
-    rules.unlink()
+    (folder / rules).unlink()
+    (folder / "spm.model").write_bytes(model.getvalue())
+    trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    pieces = ((trained.id_to_piece(i), trained.get_score(i)) for i in range(trained.get_piece_size()))
+    (folder / "spm.vocab").write_text("".join(f"{piece}\t{score:g}\n" for piece, score in pieces), encoding="utf-8")
 
 
 def _explain(message: str, vocab_size: int, lines: int) -> str:
@@ -158,12 +168,12 @@ def main() -> None:
         help="share of characters that get pieces; the rest is spelt in bytes (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="seed of the sample (default: 1)")
-    add_common_options(parser)
+    add_common_options(parser, jobs=False)
     args = parser.parse_args()
     set_up_logging(args)
     stats = train_spm(
         args.input, args.output, args.vocab_size, args.model_type, args.temperature, args.sample_lines,
-        args.character_coverage, args.seed, args.jobs,
+        args.character_coverage, args.seed,
     )  # fmt: skip
     print(
         f"train_spm: {args.vocab_size:,} pieces from {sum(stats['lines'].values()):,} lines of "

@@ -4,26 +4,27 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
 
-run=runs/demo/token_task
+run=runs/demo/sample/token_task
 start=$SECONDS
 
-say() { printf '\n== %s\n' "$*"; }
+step() { printf '\n== %s (after %d min %02d s)\n' "$*" $(((SECONDS - start) / 60)) $(((SECONDS - start) % 60)); }
 
-say "1/4 Prepare the shipped sample corpus (sample/ -> data/demo/sample)"
+step "1/4 Prepare the shipped sample corpus: sample/ -> data/demo/sample"
 python -m data_prep.run --recipe demo --preset sample
 
-say "2/4 Train a mixture of experts: tokens choose in the encoder, the target language chooses in the decoder (-> $run)"
+step "2/4 Train: in the encoder every token chooses its expert, in the decoder the target language does -> $run"
 mmt train demo
 
-say "3/4 Score all directions"
+step "3/4 Score all directions on sentences that were held out"
 mmt evaluate "$run"
 
-say "4/4 Translate"
-for sentence in "Open a new window" "Your password was saved."; do
-  for language in de ru el; do
-    printf '%s  %s: ' "$sentence" "$language"
-    mmt translate --model "$run" --to "$language" <<< "$sentence"
-  done
-done
+languages=$(grep -vx en data/demo/sample/bin/lang_list.txt | paste -sd,)
+step "4/4 Translate into $languages"
+sentences=("Open a new window" "Your password has been saved." "Select a language")
+paste <(printf '%s\n' "${sentences[@]}") <(printf '%s\n' "${sentences[@]}" | mmt translate --model "$run" --to "$languages") |
+  awk -F '\t' -v languages="$languages" \
+    'BEGIN { split(languages, name, ",") } { print $1; for (i = 2; i <= NF; i++) printf "  %s  %s\n", name[i - 1], $i }'
 
-say "Done in $(((SECONDS - start) / 60)) minutes. This model is tiny and has seen little: docs/results.md shows what hours bring (make train RECIPE=software50)."
+step "Done"
+echo "This model is small and has seen little text for minutes."
+echo "What hours bring is in docs/results.md; to try: make data train RECIPE=software12"

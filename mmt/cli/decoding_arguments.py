@@ -30,13 +30,13 @@ def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--bf16", action="store_true", help="compute in bfloat16")
 
 
-def translator_from(args: argparse.Namespace, *, too_long: str) -> Translator:
-    """Load the model that the options name.
+def decoding_options(args: argparse.Namespace, *, too_long: str) -> DecodingOptions:
+    """Return the options of the search.
 
     Raises:
         UserError: names the option that is wrong.
     """
-    options = DecodingOptions(
+    return DecodingOptions(
         beam=args.beam,
         lenpen=args.lenpen,
         max_len_a=args.max_len_a,
@@ -45,6 +45,15 @@ def translator_from(args: argparse.Namespace, *, too_long: str) -> Translator:
         bf16=args.bf16,
         too_long=too_long,
     )
+
+
+def translator_from(args: argparse.Namespace, *, too_long: str) -> Translator:
+    """Load the model that the options name.
+
+    Raises:
+        UserError: names the option that is wrong.
+    """
+    options = decoding_options(args, too_long=too_long)
     device = args.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

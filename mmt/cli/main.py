@@ -7,6 +7,7 @@ Only the module of the chosen verb is imported.
 import argparse
 import difflib
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    # fairseq sends its progress of loading to the root logger at level INFO; mmt's own messages are not logged.
+    logging.getLogger("fairseq").setLevel(logging.WARNING)
     if arguments and arguments[0] in VERBS:
         verb = arguments[0]
         module = importlib.import_module(f"mmt.cli.{verb}")

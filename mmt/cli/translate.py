@@ -80,7 +80,7 @@ def _source_language(source: str | None, translator: Translator) -> str:
 def _translate_all(
     reader: LineReader, translator: Translator, source: str, targets: Sequence[str], write: Write, *, show_progress: bool
 ) -> None:
-    policy = "were skipped" if translator.options.too_long == "skip" else "were truncated"
+    policy = "skipped" if translator.options.too_long == "skip" else "truncated"
     done = 0
     with tqdm(unit=" lines", desc=f"{source}-{','.join(targets)}", disable=not show_progress, file=sys.stderr, mininterval=0.5) as progress:
         for lines in reader.windows():
@@ -90,7 +90,7 @@ def _translate_all(
                 columns.append([translation.text for translation in translations])
             for i, translation in enumerate(translations):  # whether a line is too long does not depend on the target
                 if translation.too_long:
-                    reader.report.add(f"have more than the {translator.max_pieces} pieces that the model takes, and {policy}", done + i + 1)
+                    reader.report.add(f"more than the {translator.max_pieces} pieces that the model takes, {policy}", done + i + 1)
             write(columns)
             done += len(lines)
 

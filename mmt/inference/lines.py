@@ -36,7 +36,7 @@ class InputReport:
     def messages(self) -> list[str]:
         """One sentence per kind of problem."""
         return [
-            f"{problem.count} of {self.lines} lines {what} (the first is line {problem.first_line})" for what, problem in self.problems.items()
+            f"{what}: {problem.count} of {self.lines} lines, the first is line {problem.first_line}" for what, problem in self.problems.items()
         ]
 
 
@@ -97,7 +97,7 @@ class LineReader:
         self.report.lines += 1
         number = self.report.lines
         if len(raw) > self._max_line_bytes:
-            self.report.add(f"have more than {self._max_line_bytes} bytes: the rest of each was ignored", number)
+            self.report.add(f"longer than {self._max_line_bytes} bytes, the rest was ignored", number)
             # Not in the middle of a character: three more bytes may belong to the last one.
             raw = raw[: self._max_line_bytes]
             raw = raw[: codecs.utf_8_decode(raw, "replace", False)[1]]
@@ -105,10 +105,10 @@ class LineReader:
             raw = raw.removeprefix(b"\xef\xbb\xbf")
         raw = raw.removesuffix(b"\r")
         if b"\0" in raw:
-            self.report.add("hold NUL bytes: they were read as spaces", number)
+            self.report.add("NUL bytes, read as spaces", number)
             raw = raw.replace(b"\0", b" ")
         try:
             return raw.decode("utf-8")
         except UnicodeDecodeError:
-            self.report.add("are not valid UTF-8: the wrong bytes were read as U+FFFD", number)
+            self.report.add("invalid UTF-8, the wrong bytes read as U+FFFD", number)
             return raw.decode("utf-8", errors="replace")

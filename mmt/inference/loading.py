@@ -71,8 +71,9 @@ def load_model(path: str | Path, *, data: str | Path | None = None, device: str 
         # fairseq checks nothing: a checkpoint with missing weights or settings surfaces in many ways.
         raise UserError(f"--model {checkpoint}: its weights do not fit its settings ({_first_line(error)})") from error
     model = models[0]
+    model.to(device).eval()
     model.prepare_for_inference_(config)
-    return LoadedModel(model.to(device).eval(), task, config, checkpoint, folder)
+    return LoadedModel(model, task, config, checkpoint, folder)
 
 
 def _check_device(device: str) -> None:

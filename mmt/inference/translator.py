@@ -15,6 +15,8 @@ from mmt.errors import UserError
 from mmt.inference.loading import LoadedModel, load_model
 
 TOO_LONG_POLICIES = ("skip", "truncate")
+# Lines in a batch have equal lengths when these are rounded up to a multiple of this, and so the same limit for the length of the translation.
+LENGTH_STEP = 8
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class DecodingOptions:
     Attributes:
         beam: size of the beam.
         lenpen: length penalty: below 1 favours short, above 1 long translations.
-        max_len_a, max_len_b: a translation has at most ``max_len_a * source pieces + max_len_b`` pieces. fairseq-generate's defaults are 0 and
-            200; with these, a weak model that repeats itself costs as much time as a page of text.
+        max_len_a, max_len_b: a translation has at most ``max_len_a * source pieces + max_len_b`` pieces, where the number of source pieces is
+            rounded up to a multiple of ``LENGTH_STEP``. fairseq-generate's defaults are 0 and 200; with these, a weak model that repeats itself
+            costs as much time as a page of text. It also takes the longest line of a batch for the limit of all, so that translations would
+            depend on the lines around them.
         max_tokens: pieces in a batch, padding included.
         bf16: compute in bfloat16 (autocast).
         too_long: what happens to a line with more pieces than the model has positions: "skip" (empty translation) or "truncate".
@@ -166,33 +170,40 @@ class Translator:
         return [dictionary.index(piece) for piece in pieces]
 
     def _translate_batch(self, sources: list[Tensor], target: str) -> list[tuple[str, float]]:
-        dataset = self.task.build_dataset_for_inference(sources, torch.tensor([len(tokens) for tokens in sources]))
+        dataset = self.task.build_dataset_for_inference(sources, [len(tokens) for tokens in sources])
         batch = dataset.collater([dataset[i] for i in range(len(sources))])
         order = batch["id"].tolist()  # collating sorts by length
         if self.device.type == "cuda":
             batch = utils.move_to_cuda(batch)
-        hypotheses = self.task.inference_step(self._generator(target), [self.model], batch)
+        hypotheses = self.task.inference_step(self._generator(target, max(len(tokens) for tokens in sources)), [self.model], batch)
         found: list[tuple[str, float]] = [("", 0.0)] * len(sources)
         for i, ranked in zip(order, hypotheses, strict=True):
             if ranked:
                 found[i] = (_in_one_line(self.task.detokenize(ranked[0]["tokens"].cpu())), float(ranked[0]["score"]))
         return found
 
-    def _generator(self, target: str) -> Any:
-        """fairseq's beam search; it strips the target's language token, hence one for each target language."""
+    def _generator(self, target: str, num_pieces: int) -> Any:
+        """Return fairseq's beam search for a batch whose longest source has ``num_pieces``.
+
+        It strips the target's language token, hence one for each target language.
+        """
         if target not in self._generators:
-            config = GenerationConfig(
-                beam=self.options.beam, lenpen=self.options.lenpen, max_len_a=self.options.max_len_a, max_len_b=self.options.max_len_b
-            )
+            config = GenerationConfig(beam=self.options.beam, lenpen=self.options.lenpen, max_len_a=0)
             self._generators[target] = self.task.build_generator([self.model], config)
-        return self._generators[target]
+        generator = self._generators[target]
+        generator.max_len_b = int(self.options.max_len_a * _rounded_up(num_pieces)) + self.options.max_len_b
+        return generator
+
+
+def _rounded_up(length: int) -> int:
+    return -(-length // LENGTH_STEP) * LENGTH_STEP
 
 
 def _batches(lengths: dict[int, int], max_tokens: int) -> Iterator[list[int]]:
-    """Group the keys by length so that no batch has more than ``max_tokens`` pieces with its padding, but for single long lines."""
+    """Group the keys by rounded length so that no batch has more than ``max_tokens`` pieces with its padding, but for single long lines."""
     batch: list[int] = []
     for i in sorted(lengths, key=lambda key: lengths[key]):
-        if batch and (len(batch) + 1) * lengths[i] > max_tokens:
+        if batch and ((len(batch) + 1) * lengths[i] > max_tokens or _rounded_up(lengths[batch[0]]) != _rounded_up(lengths[i])):
             yield batch
             batch = []
         batch.append(i)

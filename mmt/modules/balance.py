@@ -33,31 +33,38 @@ class RoutingStatistics:
     num_tokens: Tensor
 
 
-def collect_statistics(routing: Routing, dispatch: Dispatch, is_padding_T: Tensor | None) -> RoutingStatistics:
-    """Add up the statistics of one layer and batch; a unit that decides for many tokens (a sentence, a task) counts that many times."""
-    logits_UE = routing.logits_UE
-    num_units = logits_UE.size(0)
-    is_real_T = logits_UE.new_ones(routing.expert_TK.size(0)) if is_padding_T is None else (~is_padding_T).to(logits_UE.dtype)
-    tokens_U = is_real_T if routing.unit_T is None else is_real_T.new_zeros(num_units).index_add(0, routing.unit_T, is_real_T)
-    # Autocast would turn the products below into bfloat16, which cannot count beyond 256.
+def collect_statistics(routing: Routing, dispatch: Dispatch) -> RoutingStatistics:
+    """Add up the statistics of one layer and batch.
+
+    A unit that decides for many tokens (a sentence, a task) counts that many times, so a task without tokens in the
+    batch has no part in the losses.
+    """
+    logits_UE, probability_UE = routing.logits_UE, routing.probability_UE
+    num_tokens = logits_UE.new_full((), routing.expert_TK.size(0))
+    if routing.unit_T is None:
+        tokens_U = logits_UE.new_ones(logits_UE.size(0))
+    else:
+        tokens_U = torch.bincount(routing.unit_T, minlength=logits_UE.size(0)).to(logits_UE.dtype)
     with torch.autocast(logits_UE.device.type, enabled=False):
-        log_probability_UE = torch.log_softmax(logits_UE, dim=-1)
-        probability_UE = log_probability_UE.exp()
-        entropy_U = -(probability_UE.detach() * log_probability_UE.detach()).sum(dim=-1)
+        logsumexp_U = logits_UE.logsumexp(dim=-1)
+        with torch.no_grad():
+            # -sum_e p_e log p_e, where log p_e = logit_e - logsumexp.
+            entropy_U = logsumexp_U - (probability_UE * logits_UE).sum(dim=-1)
         return RoutingStatistics(
             tokens_per_expert_E=dispatch.chosen_E.to(logits_UE.dtype),
             probability_sum_E=tokens_U @ probability_UE,
-            squared_logsumexp_sum=tokens_U @ torch.logsumexp(logits_UE, dim=-1).square(),
+            squared_logsumexp_sum=tokens_U @ logsumexp_U.square(),
             entropy_sum=tokens_U @ entropy_U,
             dropped_routes=(dispatch.chosen_E.sum() - dispatch.counts_E.sum()).to(logits_UE.dtype),
-            num_tokens=is_real_T.sum(),
+            num_tokens=num_tokens,
         )
 
 
 def balance_loss(statistics: RoutingStatistics) -> Tensor:
     """Return the load-balancing loss of GShard and Switch: ``E * sum_e (share of routes)_e * (mean probability)_e``.
 
-    It is 1.0 at perfect balance whatever E and K, and E when one expert gets everything. 0 for a batch without tokens. Source: Fedus et al. 2021, equations 4 to 6; with K > 1 all choices count, divided by K.
+    It is 1.0 at perfect balance whatever E and K, and E when one expert gets everything with certainty; 0 for a batch
+    without tokens. Source: Fedus et al. 2021, equations 4 to 6; with K > 1 all choices count, divided by K.
     """
     routes_E = statistics.tokens_per_expert_E.detach()
     share_E = routes_E / routes_E.sum().clamp(min=1.0)

@@ -1,6 +1,7 @@
 """Dispatch: in which order the routes are computed, and which are dropped.
 
-Routes are sorted by expert, so that every expert's tokens lie side by side; nothing of size T x E x capacity is ever made.
+Routes are sorted by expert, so that every expert's tokens lie side by side; nothing of size T x E x capacity is ever
+made. A dispatch module turns a ``Routing`` of real tokens into a ``Dispatch``.
 """
 
 import math
@@ -19,36 +20,42 @@ class Dispatch:
     """The routes to compute, sorted by expert, and by token within an expert.
 
     Attributes:
-        token_R: token of each route, ``(R,)``.
+        route_R: number ``token * K + k`` of each route that is computed, ``(R,)``.
         position_TK: row of each of a token's routes among the R, ``(T, K)``; arbitrary where ``is_kept_TK`` is False.
-        is_kept_TK: False for padding and dropped routes, ``(T, K)``; None if all routes are computed.
+        is_kept_TK: False for dropped routes, ``(T, K)``; None if none are dropped.
         counts_E: routes of each expert that are computed, ``(E,)``; they sum to R.
-        chosen_E: routes of each expert before dropping, without padding, ``(E,)``.
+        chosen_E: routes of each expert before dropping, ``(E,)``.
     """
 
-    token_R: Tensor
+    route_R: Tensor
     position_TK: Tensor
     is_kept_TK: Tensor | None
     counts_E: Tensor
     chosen_E: Tensor
 
+    @property
+    def token_R(self) -> Tensor:
+        """Token of each route that is computed, ``(R,)``."""
+        top_k = self.position_TK.size(1)
+        return self.route_R if top_k == 1 else self.route_R // top_k
+
 
 class DroplessDispatch(nn.Module):
-    """Compute every route of every real token."""
+    """Compute every route."""
 
-    def forward(self, routing: Routing, is_padding_T: Tensor | None) -> Dispatch:
+    def forward(self, routing: Routing) -> Dispatch:
         """Sort the routes by expert."""
-        is_real_TK = None if is_padding_T is None else (~is_padding_T)[:, None].expand_as(routing.expert_TK)
-        return sort_by_expert(routing, is_real_TK, chosen_E=None)
+        return sort_by_expert(routing.expert_TK, routing.num_experts)
 
 
 class CapacityDispatch(nn.Module):
-    """In training an expert takes at most ``ceil(capacity_factor * K * T / E)`` routes of the T real tokens; in evaluation nothing is dropped.
+    """In training an expert takes at most ``ceil(capacity_factor * K * T / E)`` routes; in evaluation none is dropped.
 
     Args:
         capacity_factor: above 0; 1.0 is room for perfect balance only.
-        drop_policy: whom an overfull expert keeps. "random": a uniformly random subset (Random Token Selection, Kim et al. 2021); "probability": the most probable routes
-            (batch-prioritised routing, Riquelme et al. 2021); "position": the first ones.
+        drop_policy: whom an overfull expert keeps. "random": a uniformly random subset (Random Token Selection, Kim
+            et al. 2021); "probability": the most probable routes (batch-prioritised routing, Riquelme et al. 2021);
+            "position": the first ones.
         min_capacity: lower bound, for tiny batches.
 
     Raises:
@@ -57,73 +64,75 @@ class CapacityDispatch(nn.Module):
 
     def __init__(self, capacity_factor: float, drop_policy: str = "random", *, min_capacity: int = 1) -> None:
         super().__init__()
-        if capacity_factor <= 0:
-            raise ValueError(f"--moe-capacity-factor must be above 0, but is {capacity_factor}")
+        if not capacity_factor > 0:
+            raise ValueError(f"--moe-capacity-factor must be above 0, but is {capacity_factor}.")
         if drop_policy not in DROP_POLICIES:
-            raise ValueError(f"--moe-drop-policy must be one of {', '.join(DROP_POLICIES)}, but is {drop_policy!r}")
+            raise ValueError(f"--moe-drop-policy must be one of {', '.join(DROP_POLICIES)}, but is {drop_policy!r}.")
         self.capacity_factor = capacity_factor
         self.drop_policy = drop_policy
         self.min_capacity = min_capacity
 
-    def forward(self, routing: Routing, is_padding_T: Tensor | None) -> Dispatch:
+    def capacity(self, num_routes: int, num_experts: int) -> int:
+        """Return how many of ``num_routes`` = T * K routes one expert takes."""
+        # Rounded before ceil, so that 1.1 * 100 / 10 is 11 and not 12.
+        return max(self.min_capacity, math.ceil(round(self.capacity_factor * num_routes / num_experts, 6)))
+
+    def forward(self, routing: Routing) -> Dispatch:
         """Sort the routes by expert, and in training drop those beyond the capacity."""
-        num_experts = routing.logits_UE.size(-1)
-        is_real_TK = None if is_padding_T is None else (~is_padding_T)[:, None].expand_as(routing.expert_TK)
         if not self.training:
-            return sort_by_expert(routing, is_real_TK, chosen_E=None)
-        is_chosen_TK = torch.ones_like(routing.expert_TK, dtype=torch.bool) if is_real_TK is None else is_real_TK
-        num_real, top_k = int(is_chosen_TK[:, 0].sum()), routing.expert_TK.size(1)
-        capacity = max(self.min_capacity, math.ceil(self.capacity_factor * top_k * num_real / num_experts))
-        is_kept_TK = keep_within_capacity(
-            routing.expert_TK, routing.probability_TK, is_chosen_TK, num_experts, capacity, self.drop_policy
-        )
-        chosen_E = torch.bincount(routing.expert_TK[is_chosen_TK], minlength=num_experts)
-        return sort_by_expert(routing, is_kept_TK, chosen_E)
+            return sort_by_expert(routing.expert_TK, routing.num_experts)
+        capacity = self.capacity(routing.expert_TK.numel(), routing.num_experts)
+        return dispatch_within_capacity(routing, capacity, self.drop_policy)
 
 
-def keep_within_capacity(
-    expert_TK: Tensor, probability_TK: Tensor, is_real_TK: Tensor, num_experts: int, capacity: int, drop_policy: str
-) -> Tensor:
-    """Tell which routes fit when every expert takes at most ``capacity``, ``(T, K)``.
-
-    Args:
-        expert_TK: expert of each route.
-        probability_TK: its probability; looked at by policy "probability" only.
-        is_real_TK: False for routes of padding, which never take room.
-        num_experts: E.
-        capacity: routes that an expert takes.
-        drop_policy: see ``CapacityDispatch``.
-    """
-    # Padding goes to an expert beyond the last one.
-    expert_N = torch.where(is_real_TK, expert_TK, num_experts).reshape(-1)
-    if drop_policy == "random":
-        preference_N = torch.rand(expert_N.numel(), device=expert_N.device).argsort()
-    elif drop_policy == "probability":
-        preference_N = probability_TK.reshape(-1).argsort(descending=True, stable=True)
-    else:
-        preference_N = torch.arange(expert_N.numel(), device=expert_N.device)
+def dispatch_within_capacity(routing: Routing, capacity: int, drop_policy: str) -> Dispatch:
+    """Sort the routes by expert, with at most ``capacity`` for each; ``drop_policy`` as in ``CapacityDispatch``."""
+    preference_N = _preference(routing, drop_policy)
+    expert_N = routing.expert_TK.reshape(-1)
+    chosen_E = torch.bincount(expert_N, minlength=routing.num_experts)
+    # Sorted by expert, and by preference within an expert: the rank is the distance from the expert's first route.
     order_N = preference_N[expert_N[preference_N].argsort(stable=True)]
-    first_E = torch.searchsorted(expert_N[order_N].contiguous(), torch.arange(num_experts + 1, device=expert_N.device))
-    rank_N = torch.arange(order_N.numel(), device=expert_N.device) - first_E[expert_N[order_N]]
+    rank_N = torch.arange(order_N.numel(), device=order_N.device) - _starts(chosen_E)[expert_N[order_N]]
     is_kept_N = torch.empty_like(expert_N, dtype=torch.bool)
     is_kept_N[order_N] = rank_N < capacity
-    return is_kept_N.view_as(expert_TK) & is_real_TK
+    return sort_by_expert(routing.expert_TK, routing.num_experts, is_kept_N.view_as(routing.expert_TK))
 
 
-def sort_by_expert(routing: Routing, is_kept_TK: Tensor | None, chosen_E: Tensor | None) -> Dispatch:
-    """Sort the kept routes by expert; a stable sort keeps each expert's tokens in their order."""
-    num_experts, top_k = routing.logits_UE.size(-1), routing.expert_TK.size(1)
-    expert_N = routing.expert_TK if is_kept_TK is None else torch.where(is_kept_TK, routing.expert_TK, num_experts)
-    expert_N = expert_N.reshape(-1)
-    order_N = expert_N.argsort(stable=True)
+def _preference(routing: Routing, drop_policy: str) -> Tensor:
+    """Return the routes in the order in which they are let in, ``(T * K,)``."""
+    num_routes, device = routing.expert_TK.numel(), routing.expert_TK.device
+    if drop_policy == "random":
+        return torch.randperm(num_routes, device=device)
+    if drop_policy == "probability":
+        return routing.probability_TK.reshape(-1).argsort(descending=True, stable=True)
+    return torch.arange(num_routes, device=device)
+
+
+def sort_by_expert(expert_TK: Tensor, num_experts: int, is_kept_TK: Tensor | None = None) -> Dispatch:
+    """Sort the routes by expert, dropped ones last; a stable sort keeps each expert's tokens in their order.
+
+    Args:
+        expert_TK: expert of each route, ``(T, K)``.
+        num_experts: E.
+        is_kept_TK: False for routes to drop, ``(T, K)``; None drops none.
+    """
+    chosen_N = expert_TK.reshape(-1)
+    # Dropped routes go to an expert beyond the last one.
+    expert_N = chosen_N if is_kept_TK is None else chosen_N.where(is_kept_TK.reshape(-1), num_experts)
+    route_N = expert_N.argsort(stable=True)
+    position_N = torch.empty_like(route_N)
+    position_N[route_N] = torch.arange(route_N.numel(), device=route_N.device)
+    position_TK = position_N.view_as(expert_TK)
+    chosen_E = torch.bincount(chosen_N, minlength=num_experts)
+    if is_kept_TK is None:
+        return Dispatch(route_N, position_TK, None, chosen_E, chosen_E)
     counts_E = torch.bincount(expert_N, minlength=num_experts + 1)[:num_experts]
-    position_N = torch.empty_like(order_N)
-    position_N[order_N] = torch.arange(order_N.numel(), device=order_N.device)
-    num_routes = order_N.numel() if is_kept_TK is None else int(counts_E.sum())
-    return Dispatch(
-        token_R=order_N[:num_routes] // top_k,
-        position_TK=position_N.view_as(routing.expert_TK),
-        is_kept_TK=is_kept_TK if num_routes < order_N.numel() else None,
-        counts_E=counts_E,
-        chosen_E=counts_E if chosen_E is None else chosen_E,
-    )
+    num_kept = int(counts_E.sum())
+    if num_kept == route_N.numel():
+        is_kept_TK = None
+    return Dispatch(route_N[:num_kept], position_TK, is_kept_TK, counts_E, chosen_E)
+
+
+def _starts(counts_E: Tensor) -> Tensor:
+    """Return the position of each expert's first route, ``(E,)``."""
+    return counts_E.cumsum(0) - counts_E

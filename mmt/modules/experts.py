@@ -5,89 +5,39 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-
-class _FeedForwardByExpert(torch.autograd.Function):
-    """``relu(x W1 + b1) W2 + b2`` with the weights of each row's expert, one expert after the other.
-
-    Written by hand, because autograd would make a zero tensor as large as all experts' weights for each expert's slice. Gradients are written straight into their place; experts without rows get zeros.
-    Weights may be of higher precision than the rows (autocast): each expert's are cast while its rows are at hand.
-    """
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x_RD: Tensor, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor, counts: list[int], dropout: float
-    ) -> Tensor:
-        hidden_RF = x_RD.new_empty(x_RD.size(0), weight_1.size(1))
-        out_RD = torch.empty_like(x_RD)
-        dtype = x_RD.dtype
-        for expert, rows in _segments(counts):
-            hidden = hidden_RF[rows]
-            torch.addmm(bias_1[expert].to(dtype), x_RD[rows], weight_1[expert].to(dtype).t(), out=hidden)
-            hidden.relu_()
-            if dropout > 0:
-                F.dropout(hidden, dropout, training=True, inplace=True)
-            torch.addmm(bias_2[expert].to(dtype), hidden, weight_2[expert].to(dtype).t(), out=out_RD[rows])
-        ctx.save_for_backward(x_RD, hidden_RF, weight_1, weight_2)
-        ctx.counts, ctx.dropout = counts, dropout
-        return out_RD
-
-    @staticmethod
-    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x_RD, hidden_RF, weight_1, weight_2 = ctx.saved_tensors
-        grad_RD = grad_RD.contiguous()
-        grad_x_RD = torch.empty_like(x_RD)
-        grad_weight_1, grad_weight_2 = torch.empty_like(weight_1), torch.empty_like(weight_2)
-        grad_bias_1, grad_bias_2 = weight_1.new_zeros(weight_1.shape[:2]), weight_2.new_zeros(weight_2.shape[:2])
-        same_dtype = x_RD.dtype == weight_1.dtype
-        for expert, rows in _segments(ctx.counts):
-            x, hidden, grad = x_RD[rows], hidden_RF[rows], grad_RD[rows]
-            grad_hidden = grad @ weight_2[expert].to(x.dtype)
-            # The sign of the hidden state tells what ReLU and dropout let through.
-            grad_hidden.masked_fill_(hidden <= 0, 0.0)
-            if ctx.dropout > 0:
-                grad_hidden.mul_(1.0 / (1.0 - ctx.dropout))
-            torch.sum(grad, dim=0, dtype=weight_2.dtype, out=grad_bias_2[expert])
-            torch.sum(grad_hidden, dim=0, dtype=weight_1.dtype, out=grad_bias_1[expert])
-            torch.mm(grad_hidden, weight_1[expert].to(x.dtype), out=grad_x_RD[rows])
-            if same_dtype:
-                torch.mm(grad.t(), hidden, out=grad_weight_2[expert])
-                torch.mm(grad_hidden.t(), x, out=grad_weight_1[expert])
-            else:
-                grad_weight_2[expert] = grad.t() @ hidden
-                grad_weight_1[expert] = grad_hidden.t() @ x
-        for expert, count in enumerate(ctx.counts):
-            if count == 0:
-                grad_weight_1[expert] = 0.0
-                grad_weight_2[expert] = 0.0
-        return grad_x_RD, grad_weight_1, grad_bias_1, grad_weight_2, grad_bias_2, None, None
-
-
-def _segments(counts: list[int]) -> list[tuple[int, slice]]:
-    """List the experts that have rows, with their rows."""
-    segments, start = [], 0
-    for expert, count in enumerate(counts):
-        if count > 0:
-            segments.append((expert, slice(start, start + count)))
-        start += count
-    return segments
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 
 
 class Experts(nn.Module):
-    """E feed-forward networks ``relu(x W1 + b1) W2 + b2``.
+    """E feed-forward networks ``activation(x W1 + b1) W2 + b2``.
 
-    Weights are stacked as ``(E, F, D)`` and ``(E, D, F)``, so that they can be sharded, packed and sliced by expert; slice ``e`` is fairseq's ``fc1``, ``fc2``, with the same initialisation.
+    Weights are stacked as ``(E, F, D)`` and ``(E, D, F)``, so that they can be sharded, packed and sliced by expert;
+    slice ``e`` is fairseq's ``fc1`` and ``fc2``, with the same initialisation.
 
     Args:
         num_experts: E.
         model_dim: D.
         ffn_dim: F.
+        activation: "relu", "gelu" or "swish". ReLU has a faster path on CPUs.
         dropout: dropout of the hidden states in training.
+
+    Raises:
+        ValueError: if ``activation`` is unknown or ``dropout`` out of range.
     """
 
-    def __init__(self, num_experts: int, model_dim: int, ffn_dim: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, num_experts: int, model_dim: int, ffn_dim: int, *, activation: str = "relu", dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            names = ", ".join(ACTIVATIONS)
+            raise ValueError(f"--activation-fn must be one of {names} with --moe-experts, but is {activation!r}.")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"--activation-dropout must be at least 0 and below 1, but is {dropout}.")
+        self.activation = activation
         self.dropout = dropout
         self.weight_1 = nn.Parameter(torch.empty(num_experts, ffn_dim, model_dim))
         self.bias_1 = nn.Parameter(torch.empty(num_experts, ffn_dim))
@@ -97,6 +47,7 @@ class Experts(nn.Module):
 
     @property
     def num_experts(self) -> int:
+        """E."""
         return self.weight_1.size(0)
 
     def reset_parameters(self) -> None:
@@ -105,6 +56,11 @@ class Experts(nn.Module):
             bound = 1.0 / math.sqrt(weight.size(2))
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
+
+    def extra_repr(self) -> str:
+        """Return what ``print`` shows in the brackets."""
+        num_experts, ffn_dim, model_dim = self.weight_1.shape
+        return f"{num_experts}, {model_dim}, {ffn_dim}, activation={self.activation!r}, dropout={self.dropout}"
 
     def forward(self, x_RD: Tensor, counts_E: Tensor) -> Tensor:
         """Apply the experts.
@@ -118,19 +74,132 @@ class Experts(nn.Module):
         """
         dropout = self.dropout if self.training else 0.0
         weights = self.weight_1, self.bias_1, self.weight_2, self.bias_2
-        if x_RD.is_cuda:
-            return feed_forward_grouped(x_RD, *weights, counts_E, dropout)
-        return _FeedForwardByExpert.apply(x_RD, *weights, counts_E.tolist(), dropout)
+        if x_RD.size(0) > 0 and (x_RD.is_cuda or self.activation != "relu"):
+            return feed_forward_grouped(x_RD, *weights, counts_E, self.activation, dropout)
+        return _ReluFeedForwardByExpert.apply(x_RD, *weights, counts_E.tolist(), dropout)
+
+
+class _ReluFeedForwardByExpert(torch.autograd.Function):
+    """One expert after the other, while its rows and hidden states are in the processor's cache.
+
+    Written by hand, because autograd would make a zero tensor as large as all experts' weights for each expert's
+    slice. Gradients are written straight into their place; experts without rows get zeros. Only ``x_RD`` and the
+    hidden states are kept for the backward pass. Weights may be of another type than the rows (autocast): each
+    expert's are cast while they are at hand.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x_RD: Tensor,
+        weight_1: Tensor,
+        bias_1: Tensor,
+        weight_2: Tensor,
+        bias_2: Tensor,
+        counts: list[int],
+        dropout: float,
+    ) -> Tensor:
+        hidden_RF = x_RD.new_empty(x_RD.size(0), weight_1.size(1))
+        out_RD = torch.empty_like(x_RD)
+        cast_1, cast_2 = _CastSlices(weight_1, x_RD), _CastSlices(weight_2, x_RD)
+        bias_1, bias_2 = bias_1.to(x_RD.dtype), bias_2.to(x_RD.dtype)
+        for expert, rows in _segments(counts):
+            hidden = hidden_RF[rows]
+            torch.addmm(bias_1[expert], x_RD[rows], cast_1[expert].t(), out=hidden)
+            hidden.relu_()
+            if dropout > 0:
+                F.dropout(hidden, dropout, training=True, inplace=True)
+            torch.addmm(bias_2[expert], hidden, cast_2[expert].t(), out=out_RD[rows])
+        ctx.save_for_backward(x_RD, hidden_RF, weight_1, weight_2)
+        ctx.counts, ctx.dropout = counts, dropout
+        return out_RD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        x_RD, hidden_RF, weight_1, weight_2 = ctx.saved_tensors
+        grad_RD = grad_RD.contiguous()
+        grad_x_RD = torch.empty_like(x_RD)
+        grad_weight_1, grad_weight_2 = torch.empty_like(weight_1), torch.empty_like(weight_2)
+        grad_bias_1, grad_bias_2 = weight_1.new_zeros(weight_1.shape[:2]), weight_2.new_zeros(weight_2.shape[:2])
+        cast_1, cast_2 = _CastSlices(weight_1, x_RD), _CastSlices(weight_2, x_RD)
+        # One buffer for all experts: freshly allocated memory costs as much as the product that fills it.
+        grad_hidden_RF = hidden_RF.new_empty(max(ctx.counts), hidden_RF.size(1))
+        for expert, rows in _segments(ctx.counts):
+            x, hidden, grad = x_RD[rows], hidden_RF[rows], grad_RD[rows]
+            grad_hidden = torch.mm(grad, cast_2[expert], out=grad_hidden_RF[: x.size(0)])
+            # The hidden state is positive where ReLU and dropout let something through.
+            torch.ops.aten.threshold_backward.grad_input(grad_hidden, hidden, 0.0, grad_input=grad_hidden)
+            if ctx.dropout > 0:
+                grad_hidden.mul_(1.0 / (1.0 - ctx.dropout))
+            torch.mm(grad_hidden, cast_1[expert], out=grad_x_RD[rows])
+            torch.sum(grad, dim=0, dtype=weight_2.dtype, out=grad_bias_2[expert])
+            torch.sum(grad_hidden, dim=0, dtype=weight_1.dtype, out=grad_bias_1[expert])
+            cast_2.store_product(grad.t(), hidden, grad_weight_2[expert])
+            cast_1.store_product(grad_hidden.t(), x, grad_weight_1[expert])
+        for expert, count in enumerate(ctx.counts):
+            if count == 0:
+                grad_weight_1[expert].zero_()
+                grad_weight_2[expert].zero_()
+        return grad_x_RD, grad_weight_1, grad_bias_1, grad_weight_2, grad_bias_2, None, None
+
+
+class _CastSlices:
+    """The slices of ``weight`` in the type of ``like``, one at a time, in one buffer that stays in the cache."""
+
+    def __init__(self, weight: Tensor, like: Tensor) -> None:
+        self._weight = weight
+        same_type = weight.dtype == like.dtype
+        self._buffer = None if same_type else torch.empty(weight.shape[1:], dtype=like.dtype, device=like.device)
+
+    def __getitem__(self, expert: int) -> Tensor:
+        weight = self._weight[expert]
+        return weight if self._buffer is None else self._buffer.copy_(weight)
+
+    def store_product(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        """Store ``a @ b`` in ``out``, which is shaped and typed like a slice of ``weight``. Overwrites the buffer."""
+        if self._buffer is None:
+            torch.mm(a, b, out=out)
+        else:
+            out.copy_(torch.mm(a, b, out=self._buffer))
+
+
+def _segments(counts: list[int]) -> list[tuple[int, slice]]:
+    """List the experts that have rows, with their rows."""
+    segments, start = [], 0
+    for expert, count in enumerate(counts):
+        if count > 0:
+            segments.append((expert, slice(start, start + count)))
+        start += count
+    return segments
 
 
 def feed_forward_grouped(
-    x_RD: Tensor, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor, counts_E: Tensor, dropout: float
+    x_RD: Tensor,
+    weight_1: Tensor,
+    bias_1: Tensor,
+    weight_2: Tensor,
+    bias_2: Tensor,
+    counts_E: Tensor,
+    activation: str,
+    dropout: float,
 ) -> Tensor:
-    """Compute the same with torch's grouped matrix product: one kernel for all experts and no wait for ``counts_E``. It wins on GPUs."""
+    """Apply the experts with torch's grouped matrix product: one kernel for all experts and no wait for ``counts_E``.
+
+    The way for GPUs, where it wins, and for other activations than ReLU.
+    """
     ends_E = counts_E.cumsum(0).to(torch.int32)
-    expert_R = torch.repeat_interleave(counts_E, output_size=x_RD.size(0))
+    expert_R = torch.arange(counts_E.numel(), device=x_RD.device)
+    expert_R = torch.repeat_interleave(expert_R, counts_E, output_size=x_RD.size(0))
+
+    def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        weight = weight.to(rows.dtype).transpose(1, 2)
+        if weight.requires_grad:
+            # Some GPU kernels leave the gradient of experts without rows unset (pytorch issue 172439).
+            is_empty_E = counts_E.eq(0)
+            weight.register_hook(lambda grad: grad.masked_fill(is_empty_E[:, None, None], 0.0))
+        return F.grouped_mm(rows, weight, offs=ends_E) + bias.to(rows.dtype)[expert_R]
+
     with torch.autocast(x_RD.device.type, enabled=False):
-        weight_1, bias_1, weight_2, bias_2 = (weight.to(x_RD.dtype) for weight in (weight_1, bias_1, weight_2, bias_2))
-        hidden_RF = F.relu(F.grouped_mm(x_RD, weight_1.transpose(1, 2), offs=ends_E) + bias_1[expert_R])
-        hidden_RF = F.dropout(hidden_RF, dropout, training=dropout > 0)
-        return F.grouped_mm(hidden_RF, weight_2.transpose(1, 2), offs=ends_E) + bias_2[expert_R]
+        hidden_RF = ACTIVATIONS[activation](linear(x_RD, weight_1, bias_1))
+        return linear(F.dropout(hidden_RF, dropout, training=dropout > 0), weight_2, bias_2)

@@ -31,13 +31,16 @@ class LanguageIdDatasetManager(MultilingualDatasetManager):
     """fairseq's multilingual data loading, with the languages of every sentence in every batch."""
 
     def load_a_dataset(self, split: str, data_path: str, src: str, *args: Any, **kwargs: Any) -> FairseqDataset:
-        tgt = kwargs["tgt"]
-        try:
-            dataset = super().load_a_dataset(split, data_path, src, *args, **kwargs)
-        except FileNotFoundError as error:
-            raise UserError(f"no binarized {split} data of {src}-{tgt} in {data_path}") from error
+        dataset = super().load_a_dataset(split, data_path, src, *args, **kwargs)
         limit = None if split == self.args.train_subset else self.args.valid_sentences_per_direction
-        return LanguageIdDataset(dataset, self.langs.index(src), self.langs.index(tgt), max_sentences=limit)
+        return LanguageIdDataset(dataset, self.langs.index(src), self.langs.index(kwargs["tgt"]), max_sentences=limit)
+
+    def get_split_num_data_shards(self, split: str) -> dict[str, int]:
+        shards = super().get_split_num_data_shards(split)
+        for pair in self.lang_pairs:
+            if self.get_dataset_key("main", *pair.split("-")) not in shards:
+                raise UserError(f"no binarized {split} data of {pair} in {self.args.data}")
+        return shards
 
 
 @register_task("multilingual_moe_translation", dataclass=MultilingualMoETranslationConfig)

@@ -26,7 +26,10 @@ def test_debian_package_is_read_without_installing_it(tmp_path: Path) -> None:
     archive = tmp_path / "tiny.deb"
     archive.write_bytes(deb_package({"./usr/a.mo": b"one", "./usr/b.txt": b"two", "./usr/c.mo": b"three" * 5000}))
 
-    assert list(read_members(archive, lambda n: n.endswith(".mo"))) == [("usr/a.mo", b"one"), ("usr/c.mo", b"three" * 5000)]
+    assert list(read_members(archive, lambda n: n.endswith(".mo"))) == [
+        ("usr/a.mo", b"one"),
+        ("usr/c.mo", b"three" * 5000),
+    ]
 
 
 @needs_dpkg

@@ -22,7 +22,7 @@ LEAKS = [
     ("THE ADMINISTRATOR has turned off this feature for your device.", "So gut wie gleich"),
     ("The administrator has turned off this feature for every device", "Beinahe gleich"),  # near source
     ("Somebody switched it off", TEST["de"]),  # equal target
-    ("Somebody switched it all off", "Der Administrator hat diese Funktion für das Gerät deaktiviert"),  # near target
+    ("Somebody switched it all off", "Der Administrator hat diese Funktion für dein Gerät abgeschaltet"),  # near target
     ("Cette phrase est française", TEST["fr"]),  # equal to another language's
 ]
 CLEAN = [(f"{word} is a harmless sentence", f"{word} ist ein harmloser Satz") for word in ("Alpha", "Beta", "Gamma")]
@@ -68,7 +68,10 @@ def test_every_planted_leak_is_found_by_the_check(tmp_path: Path, unique: Path) 
 def test_held_out_pairs_are_split_off_for_all_languages_at_once(tmp_path: Path) -> None:
     (tmp_path / "unique").mkdir()
     for language in ("de", "fr"):
-        rows = [(f"This is sentence {chr(97 + i // 26)}{chr(97 + i % 26)} of many", f"{language} {i} x", "own") for i in range(400)]
+        rows = [
+            (f"This is sentence {chr(97 + i // 26)}{chr(97 + i % 26)} of many", f"{language} {i} x", "own")
+            for i in range(400)
+        ]
         write_rows(tmp_path / "unique" / f"en-{language}.tsv", rows)
 
     split(tmp_path / "unique", tmp_path / "text", ["en-de", "en-fr"], SplitOptions(valid_pairs=20, near=False), jobs=1)
@@ -82,7 +85,10 @@ def test_held_out_pairs_are_split_off_for_all_languages_at_once(tmp_path: Path) 
 
 def test_near_duplicates_of_split_off_pairs_leave_training_too(tmp_path: Path) -> None:
     (tmp_path / "unique").mkdir()
-    rows = [(f"The same long sentence about a printer with paper {i}", f"Satz Nummer {chr(97 + i)}", "own") for i in range(9)]
+    rows = [
+        (f"The same long sentence about a printer with paper {i}", f"Satz Nummer {chr(97 + i)}", "own")
+        for i in range(9)
+    ]
     rows += [(f"Something else {chr(97 + i)}", f"Etwas anderes {chr(97 + i)}", "own") for i in range(9)]
     write_rows(tmp_path / "unique" / "en-de.tsv", rows)
 
@@ -117,7 +123,11 @@ def test_nothing_left_to_train_on_is_an_error_that_names_the_pair(tmp_path: Path
 
 def test_sample_has_no_evaluation_sentence_in_training(sample_data: Path) -> None:
     result = run_step(
-        "verify_split", "--data", sample_data / "software50" / "sample", "--evalsets", sample_data / "evalsets" / "software50"
+        "verify_split",
+        "--data",
+        sample_data / "software50" / "sample",
+        "--evalsets",
+        sample_data / "evalsets" / "software50",
     )
 
     assert result.returncode == 0, result

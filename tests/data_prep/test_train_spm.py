@@ -32,7 +32,9 @@ def test_same_seed_gives_the_same_model_and_another_seed_another(sample_data: Pa
 
 
 def test_model_spells_unseen_characters_in_bytes_and_loses_nothing(sample_data: Path) -> None:
-    model = sentencepiece.SentencePieceProcessor(model_file=str(sample_data / "software50" / "sample" / "spm" / "spm.model"))
+    model = sentencepiece.SentencePieceProcessor(
+        model_file=str(sample_data / "software50" / "sample" / "spm" / "spm.model")
+    )
     text = "Ϣ ꙮ 😀 ფაილი Datei öffnen 文件"
 
     assert model.unk_id() not in model.encode(text)
@@ -41,7 +43,9 @@ def test_model_spells_unseen_characters_in_bytes_and_loses_nothing(sample_data: 
 
 
 def test_model_normalises_as_cleaning_does(sample_data: Path) -> None:
-    model = sentencepiece.SentencePieceProcessor(model_file=str(sample_data / "software50" / "sample" / "spm" / "spm.model"))
+    model = sentencepiece.SentencePieceProcessor(
+        model_file=str(sample_data / "software50" / "sample" / "spm" / "spm.model")
+    )
     for code in CHARACTER_TABLE:
         if code:
             text = f"ab{chr(code)}cd {chr(code)}{chr(code)} ef"
@@ -54,7 +58,9 @@ def test_vocabulary_too_big_for_the_text_is_refused_in_words(tmp_path: Path) -> 
 
     result = run_step("train_spm", "--input", tmp_path, "--output", tmp_path / "spm", "--vocab-size", 5000)
 
-    assert_user_error(result, "--vocab-size 5000 is too big for this text: 4 lines give at most", "smaller --vocab-size")
+    assert_user_error(
+        result, "--vocab-size 5000 is too big for this text: 4 lines give at most", "smaller --vocab-size"
+    )
     assert not (tmp_path / "spm").exists() and not list(tmp_path.glob(".*partial*"))
 
 

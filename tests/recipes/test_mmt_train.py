@@ -7,15 +7,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pytest
+
+from mmt.cli.main import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent.name for path in (REPOSITORY / "recipes").glob("*/train.yaml"))
 # The size of everything, and nothing else.
 TINY = [
-    *["model.encoder_layers=2", "model.decoder_layers=2", "model.moe_experts=4"],
+    *["model.encoder_layers=2", "model.decoder_layers=2"],
     *["model.encoder_embed_dim=16", "model.encoder_ffn_embed_dim=32"],
     *["model.encoder_attention_heads=2", "model.decoder_attention_heads=2"],
     *["dataset.max_tokens=400", "dataset.num_workers=0", "task.valid_sentences_per_direction=2"],
@@ -23,16 +26,24 @@ TINY = [
 ]
 
 
-def mmt_train(*arguments: str | Path, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-    """Run ``mmt train`` with one thread."""
+def run(command: Sequence[str | Path], cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    """Run a command with one thread; it must succeed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "mmt.cli.main", "train", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, cwd=cwd)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def typed(printed: str) -> list[str | Path]:
+    """Turn a printed ``fairseq-train`` command into one that runs in this Python's environment."""
+    words = shlex.split(printed)
+    start = words.index("fairseq-train")
+    return ["env", *words[:start], Path(sys.executable).with_name("fairseq-train"), *words[start + 1 :]]
 
 
 def updates(result: subprocess.CompletedProcess[str]) -> list[int]:
     """Return the numbers of the updates that the log shows."""
-    return [int(number) for number in re.findall(r"train_inner.*?num_updates=(\d+)", result.stdout + result.stderr)]
+    return [int(number) for number in re.findall(r"epoch \d+: .* num_updates=(\d+)", result.stdout + result.stderr)]
 
 
 @pytest.fixture(scope="module")
@@ -41,65 +52,58 @@ def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = tmp_path_factory.mktemp("data")
     options = ["--recipe", "demo", "--preset", "sample", "--languages", "en,de,ru", "--vocab-size", "1000"]
     options += ["--max-pairs", "500", "--jobs", "1", "--data", str(data)]
-    command = [sys.executable, "-m", "data_prep.run", *options]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
-    assert result.returncode == 0, result.stderr
+    run([sys.executable, "-m", "data_prep.run", *options])
     return data / "demo" / "sample" / "bin"
 
 
-@pytest.mark.parametrize(("recipe", "routing"), zip(RECIPES, ["token_task", "dense", "sentence", "task"], strict=True))
-def test_a_recipe_runs_two_updates_and_goes_on(recipe: str, routing: str, sample_data: Path, tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.mark.parametrize(("recipe", "routing"), zip(RECIPES, cycle(["dense", "sentence", "task", "token_task"])))
+def test_every_recipe_runs_two_updates(
+    recipe: str, routing: str, sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     overrides = [f"model={routing}", *TINY, f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}"]
-    if routing == "dense":
-        overrides.append("model.moe_experts=0")
 
-    first = mmt_train(recipe, *overrides)
+    assert main(["train", recipe, *overrides, "--dry-run"]) == 0
+    assert not list(tmp_path.iterdir())  # nothing was started
+    result = run(typed(capsys.readouterr().out))
 
-    assert first.returncode == 0, first.stderr[-3000:]
-    assert updates(first) == [1, 2]
+    assert updates(result) == [1, 2]
+    assert re.search(r"valid on 'valid' subset .* num_updates 2\b", result.stdout + result.stderr)
     assert (tmp_path / "checkpoint_last.pt").is_file()
-    assert "valid" in first.stdout + first.stderr
 
-    if recipe == "demo":
-        second = mmt_train(recipe, *overrides, "optimization.max_update=3")
-        assert second.returncode == 0, second.stderr[-3000:]
-        assert updates(second) == [3]
+
+def test_mmt_train_goes_on_where_it_stopped(sample_data: Path, tmp_path: Path) -> None:
+    mmt_train = [sys.executable, "-m", "mmt.cli.main", "train", "demo", *TINY]
+    mmt_train += [f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}"]
+
+    assert updates(run(mmt_train)) == [1, 2]
+    assert updates(run([*mmt_train, "optimization.max_update=3"])) == [3]
 
 
 def test_fairseq_hydra_train_runs_the_same_recipe(sample_data: Path, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("fairseq-hydra-train")
-    overrides = ["model=task", *TINY, f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}"]
-    command = [program, "--config-dir", "recipes/software50", "--config-name", "train"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    overrides = [*TINY, f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}"]
 
-    result = subprocess.run(
-        [*command, *(f"++{override}" if "." in override else override for override in overrides)],
-        capture_output=True, text=True, env=environment, cwd=REPOSITORY,
-    )  # fmt: skip
+    result = run(
+        [program, "--config-dir", "recipes/software50", "--config-name", "train", "model=task"]
+        + [f"++{override}" for override in overrides]
+    )
 
-    assert result.returncode == 0, result.stderr[-3000:]
     assert updates(result) == [1, 2]
     assert (tmp_path / "checkpoint_last.pt").is_file()
 
 
-def test_the_printed_command_is_the_one_that_runs_and_can_be_typed(sample_data: Path, tmp_path: Path) -> None:
-    overrides = [*TINY, f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}"]
-    printed = mmt_train("demo", *overrides, "--dry-run").stdout
+def test_it_works_from_another_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
 
-    assert not list(tmp_path.iterdir())
-    words = shlex.split(printed)
-    command = words[words.index("fairseq-train") :]
-    program = str(Path(sys.executable).with_name("fairseq-train"))
-    result = subprocess.run([program, *command[1:]], capture_output=True, text=True, cwd=REPOSITORY)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert updates(result) == [1, 2]
-
-
-def test_it_works_from_another_directory(tmp_path: Path) -> None:
-    result = mmt_train(REPOSITORY / "recipes" / "demo", "--dry-run", cwd=tmp_path)
-
-    assert result.returncode == 0, result.stderr
-    assert f"--user-dir {REPOSITORY / 'mmt'}" in result.stdout
+    assert main(["train", str(REPOSITORY / "recipes" / "demo"), "--dry-run"]) == 0
+    assert f"--user-dir {REPOSITORY / 'mmt'} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -108,18 +112,19 @@ def test_it_works_from_another_directory(tmp_path: Path) -> None:
         (["nothing"], "recipe 'nothing': no train.yaml"),
         (["demo", "model.dropot=1"], "did you mean dropout?"),
         (["demo", "task.data=data/no/such/bin"], "(no dict.txt); prepare it with: make data RECIPE=no PRESET=such"),
+        (["own_data", "task.data=nowhere"], "(no dict.txt); see recipes/own_data/README.md"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments: Sequence[str], message: str) -> None:
-    result = mmt_train(*arguments)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *arguments]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
-    assert result.returncode == 2
-    assert message in result.stderr.splitlines()[-1]
-    assert "Traceback" not in result.stderr
 
-
-def test_choices_lists_the_groups() -> None:
-    assert mmt_train("software50", "--choices").stdout.splitlines() == [
+def test_choices_lists_the_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "software50", "--choices"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
         "model=dense|sentence|task|token|token_task",
         "preset=full|sample|small",
         "run=cpu|gpu|quick",
@@ -147,15 +152,13 @@ def test_dry_make_prints_and_runs_nothing(arguments: Sequence[str], expected: st
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module}"$@"\n')
         program.chmod(0o755)
 
-    command = ["make", "--old-file", ".venv/.installed", f"BIN={tmp_path}", "DRY=1", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    result = run(["make", "--old-file", ".venv/.installed", f"BIN={tmp_path}", "DRY=1", *arguments])
 
-    assert result.returncode == 0, result.stderr
     assert re.search(expected, result.stdout)
 
 
 def test_make_alone_shows_the_targets() -> None:
-    shown = subprocess.run(["make"], capture_output=True, text=True, cwd=REPOSITORY).stdout
+    shown = run(["make"]).stdout
 
     for target in ("demo", "test", "checks", "data", "train", "evaluate"):
         assert f"\n  {target} " in shown

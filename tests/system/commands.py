@@ -13,8 +13,8 @@ PLUGIN = ["--user-dir", str(REPOSITORY / "mmt")]
 LANGUAGE_TOKENS = ["--encoder-langtok", "tgt", "--decoder-langtok"]
 TINY = [
     *["--arch", "moe_transformer", "--share-all-embeddings", "--dropout", "0"],
-    *["--encoder-embed-dim", "64", "--encoder-ffn-embed-dim", "128", "--encoder-layers", "2", "--decoder-layers", "2"],
-    *["--encoder-attention-heads", "2", "--decoder-attention-heads", "2"],
+    *["--encoder-embed-dim", "64", "--encoder-ffn-embed-dim", "128", "--encoder-layers", "1", "--decoder-layers", "1"],
+    *["--encoder-attention-heads", "2", "--decoder-attention-heads", "2", "--moe-freq", "1"],
 ]
 ROUTINGS = {
     "dense": ["--moe-experts", "0"],

@@ -1,0 +1,70 @@
+"""Run the ``mmt`` command: for real, or in a copy of this process, which need not import everything again."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmt.cli.main import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    def error_line(self) -> str:
+        """Return the one line of a user error, after a check that it is one and that the exit code is 2."""
+        assert self.returncode == 2, (self.returncode, self.stderr)
+        lines = self.stderr.splitlines()
+        assert len(lines) == 1 and self.stdout == "", (self.stdout, self.stderr)
+        return lines[0]
+
+
+def mmt(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None) -> Finished:
+    """Run ``mmt`` in a forked process with file descriptors of its own."""
+    with tempfile.TemporaryFile() as input_file, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        input_file.write(stdin)
+        input_file.seek(0)
+        child = os.fork()
+        if child == 0:
+            _become_mmt([str(argument) for argument in arguments], (input_file.fileno(), output.fileno(), errors.fileno()), cwd)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        output.seek(0)
+        errors.seek(0)
+        return Finished(code, output.read().decode(), errors.read().decode())
+
+
+def _become_mmt(arguments: list[str], files: tuple[int, int, int], cwd: Path | None) -> None:
+    code = 70
+    try:
+        for standard, file in enumerate(files):
+            os.dup2(file, standard)
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", encoding="utf-8"), open(2, "w", encoding="utf-8")  # noqa: SIM115
+        if cwd is not None:
+            os.chdir(cwd)
+        code = main(arguments)
+    except SystemExit as exit_request:
+        code = exit_request.code if isinstance(exit_request.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def start_mmt(*arguments: str | Path, **kwargs: Any) -> subprocess.Popen[bytes]:
+    """Start the real command with pipes."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
+    return subprocess.Popen([sys.executable, "-m", "mmt.cli.main", *map(str, arguments)], env=environment, **pipes)

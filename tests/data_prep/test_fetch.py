@@ -1,0 +1,150 @@
+"""Fetching with the real programs from a registry on this disk: nothing here needs the network."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import DataError
+from data_prep.extract import extract
+from data_prep.fetch import fetch
+from data_prep.pairs import read_rows
+from data_prep.recipe import Language, Recipe, Source, load_recipe
+from tests.data_prep.helpers import assert_user_error, deb_package, mo_catalog, run_step
+
+GERMAN = Language("de", "deu_Latn", "German", "IE Germanic", "Latin", "high", ("de", "de_DE"))
+SOURCE = Source("tiny", "mo", packages=("tiny-l10n", "missing-l10n"), licence="MIT")
+
+needs_apt = pytest.mark.skipif(
+    not all(map(shutil.which, ("apt-get", "apt-cache", "dpkg-deb"))),
+    reason="needs apt, which Debian and its relatives have",
+)
+needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
+
+
+def recipe(folder: Path, versions: str = "") -> Recipe:
+    base = load_recipe("software50")
+    (folder / "versions.tsv").write_text("package\tversion\tsha256\n" + versions)
+    return Recipe(**{**vars(base), "folder": folder})
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that apt takes as its only source."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    catalogs = {
+        "./usr/share/locale/de/LC_MESSAGES/a.mo": mo_catalog({"Open the file": "Die Datei öffnen"}),
+        "./usr/share/locale/de_DE/LC_MESSAGES/a.mo": mo_catalog({"Open the file": "Datei auf", "Close it": "Zumachen"}),
+        "./usr/share/locale/de/LC_MESSAGES/broken.mo": b"broken",
+        "./usr/share/locale/xx/LC_MESSAGES/a.mo": mo_catalog({"Open the file": "xx"}),
+    }
+    package = deb_package(
+        catalogs, "Package: tiny-l10n\nVersion: 1:2.0\nArchitecture: all\nMaintainer: a\nDescription: x\n"
+    )
+    (folder / "tiny-l10n_2.0_all.deb").write_bytes(package)
+    (folder / "Packages").write_text(
+        "Package: tiny-l10n\nVersion: 1:2.0\nArchitecture: all\nMaintainer: a\nDescription: x\n"
+        f"Filename: ./tiny-l10n_2.0_all.deb\nSize: {len(package)}\nSHA256: {hashlib.sha256(package).hexdigest()}\n"
+    )
+    (tmp_path / "sources.list").write_text(f"deb [trusted=yes] file:{folder} ./\n")
+    (tmp_path / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "{tmp_path}/sources.list";\n'
+        'Dir::Etc::sourceparts "/dev/null";\nDir::Etc::parts "/dev/null";\n'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    return folder
+
+
+@needs_apt
+def test_package_is_fetched_recorded_and_not_fetched_again_and_a_missing_one_is_named(
+    tmp_path: Path, repository: Path
+) -> None:
+    output = tmp_path / "downloads"
+
+    first = fetch(recipe(tmp_path), [SOURCE], output, ["de"])
+    second = fetch(recipe(tmp_path), [SOURCE], output, ["de"])
+
+    assert (first.fetched, second.fetched) == (1, 0)
+    assert first.missing == {"missing-l10n": "not offered by this machine's apt sources"}
+    (entry,) = json.loads((output / "manifest.json").read_text())
+    assert (entry["package"], entry["version"], entry["licence"]) == ("tiny-l10n", "1:2.0", "MIT")
+    assert entry["sha256"] == hashlib.sha256((output / "tiny" / entry["file"]).read_bytes()).hexdigest()
+
+    extract(output, tmp_path / "raw", [GERMAN], [SOURCE], jobs=1)
+    rows = sorted(read_rows(tmp_path / "raw" / "tiny" / "en-de.tsv"))
+    assert rows == [["Close it", "Zumachen"], ["Open the file", "Die Datei öffnen"]]
+    assert json.loads((tmp_path / "raw" / "tiny.stats.json").read_text())["counts"]["damaged_catalogs"] == 1
+
+
+@needs_apt
+def test_damaged_download_is_fetched_again(tmp_path: Path, repository: Path) -> None:
+    output = tmp_path / "downloads"
+    fetch(recipe(tmp_path), [SOURCE], output, ["de"])
+    (package,) = (output / "tiny").glob("*.deb")
+    whole = package.read_bytes()
+    package.write_bytes(whole[:-10])
+
+    assert fetch(recipe(tmp_path), [SOURCE], output, ["de"]).fetched == 1
+    assert package.read_bytes() == whole
+
+
+@needs_apt
+def test_package_that_differs_from_its_recorded_hash_is_refused(tmp_path: Path, repository: Path) -> None:
+    with pytest.raises(DataError, match="tiny-l10n 1:2.0: its SHA-256 must be 0000, but is"):
+        fetch(recipe(tmp_path, "tiny-l10n\t1:2.0\t0000\n"), [SOURCE], tmp_path / "downloads", ["de"])
+    assert not list((tmp_path / "downloads").rglob("*.deb"))
+
+
+@needs_npm
+def test_npm_package_is_packed_and_read(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    (folder / "locales").mkdir(parents=True)
+    (folder / "package.json").write_text('{"name": "tiny", "version": "1.2.3"}')
+    (folder / "locales" / "en-US.json").write_text('{"a": {"message": "Open the file"}, "b": {"message": "Close it"}}')
+    (folder / "locales" / "de.json").write_text('{"a": {"message": "Die Datei öffnen"}, "@meta": "x"}')
+    source = Source("web", "json", (str(folder),), registry="npm", files=r"package/locales/LOCALE\.json")
+
+    fetched = fetch(recipe(tmp_path), [source], tmp_path / "downloads", ["de"])
+    extract(tmp_path / "downloads", tmp_path / "raw", [GERMAN], [source], jobs=1)
+
+    assert [(e["version"], e["file"]) for e in fetched.entries] == [("1.2.3", "tiny-1.2.3.tgz")]
+    assert list(read_rows(tmp_path / "raw" / "web" / "en-de.tsv")) == [["Open the file", "Die Datei öffnen"]]
+
+
+def test_machine_without_apt_is_told_what_works_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    result = run_step("fetch", "--recipe", "software50", "--preset", "full", "--output", tmp_path / "downloads")
+
+    assert_user_error(result, "apt-get is missing", "preset sample", "--input")
+
+
+def test_shipped_record_of_versions_covers_every_package_of_the_full_preset() -> None:
+    base = load_recipe("software50")
+    recorded = {line.split("\t")[0] for line in (base.folder / "versions.tsv").read_text().splitlines()[1:]}
+    wanted = {p for s in base.sources_of(base.preset("full")) for p in s.packages if s.registry != "apt-descriptions"}
+
+    assert recorded == wanted
+
+
+def test_nothing_is_written_outside_the_downloads(tmp_path: Path) -> None:
+    """A name with slashes stays a name: npm's scoped packages have them."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    folder = tmp_path / "scoped"
+    folder.mkdir()
+    (folder / "package.json").write_text('{"name": "@scope/tiny", "version": "1.0.0"}')
+
+    fetched = fetch(recipe(tmp_path), [Source("s", "json", (str(folder),), registry="npm")], tmp_path / "downloads", [])
+
+    assert [e["file"] for e in fetched.entries] == ["scope-tiny-1.0.0.tgz"]
+    assert (
+        subprocess.run(["ls", tmp_path / "downloads" / "s"], capture_output=True, text=True).stdout
+        == "scope-tiny-1.0.0.tgz\n"
+    )
+    assert os.listdir(folder) == ["package.json"]

@@ -1,0 +1,196 @@
+"""Users' own text: a folder or a table becomes data ready to train on, and bad input is refused or counted."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fairseq.data import Dictionary, data_utils
+
+from data_prep.own_text import take_in
+from data_prep.pairs import read_rows
+from tests.data_prep.helpers import assert_user_error, run_step, write_lines
+
+ADJECTIVES = ["red", "green", "blue", "small", "large", "old", "new", "quick", "slow", "warm", "cold", "happy"]
+NOUNS = ["house", "river", "garden", "teacher", "window", "bottle", "letter", "machine", "mountain", "village"]
+VERBS = ["likes", "finds", "sees", "wants", "needs", "paints", "moves", "follows"]
+ENGLISH = [f"the {a} {n} {v} bread" for a in ADJECTIVES for n in NOUNS for v in VERBS]
+
+
+def other(sentence: str, language: str) -> str:
+    return " ".join(word[::-1] + language[0] for word in sentence.split())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "mine"
+    for language in ("de", "fr"):
+        write_lines(path / f"train.en-{language}.en", ENGLISH)
+        write_lines(path / f"train.en-{language}.{language}", [other(s, language) for s in ENGLISH])
+    return path
+
+
+def prepare(source: Path, data: Path, *options: object):
+    return run_step("run", "--input", source, "--data", data, "--vocab-size", 400, "--jobs", 1, *options)
+
+
+def check_data(folder: Path, languages: list[str]) -> dict[str, list[str]]:
+    """fairseq reads all of it; returns the lines of every text file."""
+    assert (folder / "bin" / "lang_list.txt").read_text().split() == languages
+    dictionary = Dictionary.load(str(folder / "bin" / "dict.txt"))
+    texts = {p.name: p.read_text().splitlines() for p in (folder / "text").iterdir()}
+    for name, lines in texts.items():
+        assert len(data_utils.load_indexed_dataset(str(folder / "bin" / name), dictionary, "mmap")) == len(lines)
+    return texts
+
+
+def test_folder_becomes_data_with_a_validation_set_split_off(tmp_path: Path, folder: Path) -> None:
+    result = prepare(folder, tmp_path / "data", "--held-out-rule", "exact")
+
+    assert result.returncode == 0, result
+    texts = check_data(tmp_path / "data" / "mine" / "default", ["en", "de", "fr"])
+    assert set(texts["valid.en-de.en"]).isdisjoint(texts["train.en-fr.en"])
+    assert len(texts["valid.en-de.en"]) == 96 and len(texts["train.en-de.en"]) == 864
+    for english, french in zip(texts["train.en-fr.en"], texts["train.en-fr.fr"], strict=True):
+        assert french == other(english, "fr")
+
+
+def test_validation_and_test_files_are_used_and_kept_out_of_training(tmp_path: Path, folder: Path) -> None:
+    for name, sentences in (("valid", ENGLISH[:5]), ("test", ENGLISH[5:8])):
+        write_lines(folder / f"{name}.en-de.en", sentences)
+        write_lines(folder / f"{name}.en-de.de", [other(s, "de") for s in sentences])
+
+    result = prepare(folder, tmp_path / "data", "--held-out-rule", "exact", "--languages", "en,de", "--name", "german")
+
+    assert result.returncode == 0, result
+    texts = check_data(tmp_path / "data" / "german" / "default", ["en", "de"])
+    assert texts["valid.en-de.en"] == ENGLISH[:5] and texts["test.en-de.en"] == ENGLISH[5:8]
+    assert texts["train.en-de.en"] == ENGLISH[8:]
+
+
+@pytest.mark.parametrize("form", ["pairs", "pairs with header", "columns", "columns packed"])
+def test_table_of_any_form_is_read(tmp_path: Path, form: str) -> None:
+    if form.startswith("pairs"):
+        header = ["src-lang\ttgt-lang\tsource\ttarget"] if "header" in form else []
+        rows = header + [f"en\tde\t{s}\t{other(s, 'de')}" for s in ENGLISH]
+        rows += [f"fr\ten\t{other(s, 'fr')}\t{s}" for s in ENGLISH]  # turned around
+    else:
+        rows = ["en\tde\tfr"] + [f"{s}\t{other(s, 'de')}\t{other(s, 'fr')}" for s in ENGLISH]
+    table = write_lines(tmp_path / ("mine.tsv.gz" if "packed" in form else "mine.tsv"), rows)
+
+    stats = take_in(table, tmp_path / "own", None)
+
+    assert stats["counts"] == {"kept": 2 * len(ENGLISH)}
+    for language in ("de", "fr"):
+        rows = list(read_rows(tmp_path / "own" / "train" / f"en-{language}.tsv"))
+        assert rows == [[s, other(s, language), "own"] for s in ENGLISH]
+
+
+def test_table_becomes_data_to_train_on(tmp_path: Path) -> None:
+    table = write_lines(tmp_path / "mine.tsv", ["de\ten"] + [f"{other(s, 'de')}\t{s}" for s in ENGLISH])
+
+    result = prepare(table, tmp_path / "data", "--held-out-rule", "exact")
+
+    assert result.returncode == 0, result
+    texts = check_data(tmp_path / "data" / "mine" / "default", ["en", "de"])
+    assert texts["train.en-de.de"] == [other(s, "de") for s in texts["train.en-de.en"]]
+
+
+def test_bad_lines_are_skipped_counted_and_reported(tmp_path: Path, folder: Path) -> None:
+    english = (folder / "train.en-de.en").read_bytes().split(b"\n")
+    english[3], english[4], english[5], english[6] = b"caf\xe9", b"nul\0byte", b"", b"z" * 100_000
+    english[7] = b"word " * 300
+    (folder / "train.en-de.en").write_bytes(b"\n".join(english))
+
+    result = prepare(folder, tmp_path / "data", "--held-out-rule", "exact")
+
+    assert result.returncode == 0, result
+    assert "skipped lines: invalid_utf8 1, nul_byte 1, empty 1, line_too_long 1, too_long 1" in result.stdout
+    stats = json.loads((tmp_path / "data" / "mine" / "corpus" / "own.stats.json").read_text())
+    assert stats["sets"]["train.en-de"]["kept"] == 955 and stats["sets"]["train.en-fr"] == {"kept": 960}
+
+
+def test_an_own_model_of_pieces_can_be_used_again(tmp_path: Path, folder: Path) -> None:
+    assert prepare(folder, tmp_path / "data", "--held-out-rule", "exact").returncode == 0
+    first = tmp_path / "data" / "mine" / "default"
+
+    result = prepare(
+        folder, tmp_path / "data", "--held-out-rule", "exact", "--output", tmp_path / "again", "--spm-model",
+        first / "bin" / "spm.model", "--languages", "en,fr",
+    )  # fmt: skip
+
+    assert result.returncode == 0, result
+    pieces = [[line.split()[0] for line in (p / "bin" / "dict.txt").open()] for p in (first, tmp_path / "again")]
+    assert pieces[0] == pieces[1]
+
+
+def lose_a_line(folder: Path) -> None:
+    write_lines(folder / "train.en-de.de", ["nur eine Zeile"])
+
+
+def lose_a_file(folder: Path) -> None:
+    (folder / "train.en-fr.fr").unlink()
+
+
+def empty_files(folder: Path) -> None:
+    for language in ("en", "de"):
+        write_lines(folder / f"train.en-de.{language}", [])
+
+
+def misname(folder: Path) -> None:
+    (folder / "train.en-fr.fr").rename(folder / "train.en-fr.es")
+
+
+def only_bad_lines(folder: Path) -> None:
+    (folder / "train.en-de.en").write_bytes(b"\xff\n" * 960)
+
+
+def lose_everything(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (lose_a_line, ["train.en-de.en has 960", "train.en-de.de has 1"]),
+        (lose_a_file, ["no such file", "train.en-fr.fr"]),
+        (empty_files, ["train.en-de.en: the file is empty"]),
+        (misname, ["train.en-fr.es", "must be named"]),
+        (only_bad_lines, ["no usable pair of en and de in train", "invalid_utf8", "960"]),
+        (lose_everything, ["no files train.<source>-<target>.<language>"]),
+    ],
+)
+def test_unusable_folder_is_refused_in_one_line_and_leaves_nothing(
+    tmp_path: Path, folder: Path, damage, parts: list[str]
+) -> None:
+    damage(folder)
+
+    result = run_step("own_text", "--input", folder, "--output", tmp_path / "own")
+
+    assert_user_error(result, *parts)
+    assert not (tmp_path / "own").exists() and not list(tmp_path.glob(".own*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"", ["bad.tsv: the file is empty"]),
+        (b"one\ttwo\tthree\n", ["line 1 must be", "3 field(s)"]),
+        (b"en\tde\na\tb\nonly one\n", ["bad.tsv, line 3: must have 2", "but has 1"]),
+        (b"en\tde\ten\n", ["names a language twice"]),
+        (b"en\tde\ta\tb\nen\tDeutsch\tc\td\n", ["line 2: 'Deutsch' is not a language code"]),
+        (b"en\ten\ta\tb\n", ["source and target language are both en"]),
+        (b"en\tde\n\xff\tx\n", ["no usable pair of sentences", "invalid_utf8"]),
+    ],
+)
+def test_unusable_table_is_refused_in_one_line(tmp_path: Path, content: bytes, parts: list[str]) -> None:
+    (tmp_path / "bad.tsv").write_bytes(content)
+
+    assert_user_error(run_step("own_text", "--input", tmp_path / "bad.tsv", "--output", tmp_path / "own"), *parts)
+
+
+def test_language_that_the_text_lacks_is_named(tmp_path: Path, folder: Path) -> None:
+    result = prepare(folder, tmp_path / "data", "--languages", "en,de,sw")
+
+    assert result.returncode == 2
+    assert "--languages" in result.stderr and "'sw'" in result.stderr and "de, en, fr" in result.stderr

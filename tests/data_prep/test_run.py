@@ -1,0 +1,131 @@
+"""The command that runs all steps, and recipes."""
+
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import DataError
+from data_prep.recipe import REPOSITORY, load_recipe
+from tests.data_prep.helpers import assert_user_error, run_step
+
+STEPS = ["evalsets", "fetch", "extract", "clean", "deduplicate", "split", "train_spm", "binarize"]
+
+
+def test_dry_run_prints_the_steps_in_order_and_makes_nothing(tmp_path: Path) -> None:
+    result = run_step("run", "--recipe", "software50", "--preset", "full", "--data", tmp_path / "data", "--dry-run")
+
+    lines = result.stdout.splitlines()
+    assert [line.split()[2] for line in lines] == [f"data_prep.{step}" for step in STEPS]
+    assert not (tmp_path / "data").exists()
+
+
+def test_second_run_finds_every_step_finished_and_changes_no_file(sample_data: Path) -> None:
+    def times() -> dict[str, int]:
+        return {str(p): p.stat().st_mtime_ns for p in sample_data.rglob("*") if p.is_file() and p.name != ".lock"}
+
+    before = times()
+    result = run_step(
+        "run", "--recipe", "software50", "--preset", "sample", "--languages", "en,de,el,hi,th,zh", "--vocab-size", 5000,
+        "--data", sample_data,
+    )  # fmt: skip
+
+    assert result.returncode == 0, result
+    assert times() == before
+
+
+@pytest.mark.parametrize("step", ["run", "verify_split", "own_text", "make_sample", "card", *STEPS])
+def test_every_program_has_help_that_shows_its_options(step: str) -> None:
+    result = run_step(step, "--help")
+
+    assert result.returncode == 0
+    assert f"data_prep.{step}" in result.stdout and "--help" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--recipe", "software50", "--input", "x"], ["either --recipe NAME or --input"]),
+        ([], ["either --recipe NAME or --input"]),
+        (["--input", "no/such/folder"], ["--input: no such file or folder: no/such/folder"]),
+        (["--recipe", "nothing"], ["--recipe: no such file", "software50"]),
+        (["--recipe", "software50", "--preset", "huge"], ["--preset", "'huge'", "sample", "small", "full"]),
+        (["--recipe", "software50", "--languages", "en,xx"], ["--languages: unknown language 'xx'", "zh"]),
+        (["--recipe", "software50", "--languages", "de,fr"], ["--languages", "must hold en"]),
+        (["--recipe", "software50", "--languages", "en"], ["at least one language besides en"]),
+        (["--recipe", "software50", "--jobs", "0"], ["--jobs must be at least 1, but is 0"]),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(arguments: list[str], parts: list[str]) -> None:
+    assert_user_error(run_step("run", *arguments, "--dry-run"), *parts)
+
+
+def test_software50_has_fifty_languages_seventeen_scripts_and_three_tiers() -> None:
+    recipe = load_recipe("software50")
+    others = [language for code, language in recipe.languages.items() if code != "en"]
+
+    assert len(others) == 50
+    assert len({language.script for language in others}) == 17
+    assert {language.tier for language in others} == {"high", "mid", "low"}
+    assert {"sample", "small", "full"} <= recipe.presets.keys()
+    assert recipe.presets["small"].max_pairs == 10_000
+
+
+RECIPE = """
+extends: software50
+presets:
+  six: {corpus: sample, vocab_size: 4000, languages: [en, de, ru]}
+"""
+
+
+def test_recipe_can_extend_another_and_share_its_downloads(tmp_path: Path) -> None:
+    (tmp_path / "six").mkdir()
+    (tmp_path / "six" / "data.yaml").write_text(RECIPE)
+
+    result = run_step(
+        "run", "--recipe", tmp_path / "six" / "data.yaml", "--preset", "six", "--data", "data", "--dry-run"
+    )
+
+    assert "--output data/software50/corpus-sample/clean" in result.stdout
+    assert "--output data/six/six/bin" in result.stdout
+    assert "--pairs en-de,en-ru --evalsets data/evalsets/software50" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: software50\npresets: {a: {corpus: none, vocab_size: 1}}", "names the corpus 'none'"),
+        (
+            "extends: software50\npresets: {a: {corpus: sample, vocab_size: 1, languages: [en, xx]}}",
+            "unknown language 'xx'",
+        ),
+        ("extends: software50\npresets: {a: {corpus: sample, vocab: 1}}", "unexpected keyword argument 'vocab'"),
+        ("extends: software50\nsources: {s: {kind: mo, packges: [x]}}", "source s: unknown key 'packges'"),
+        ("extends: software50\ncorpora: {c: [s]}\npresets: {}", "names the source 's'"),
+        ("extends: software50", "has no presets"),
+        ("a: [", "not valid YAML"),
+        ("just words", "must hold keys and values"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text(text)
+
+    with pytest.raises(DataError, match=message):
+        load_recipe(str(path))
+
+
+def test_programs_import_nothing_of_mmt() -> None:
+    sources = (REPOSITORY / "data_prep").rglob("*.py")
+
+    assert not [p for p in sources if "import mmt" in p.read_text() or "from mmt" in p.read_text()]
+
+
+def test_card_lists_every_language_with_its_counts(sample_data: Path) -> None:
+    result = run_step(
+        "card", "--recipe", "software50", "--preset", "sample", "--languages", "en,de,zh", "--data", sample_data
+    )
+
+    lines = (sample_data / "software50" / "sample" / "text" / "train.en-zh.zh").read_text().count("\n")
+    assert result.returncode == 0, result
+    assert f"| zh | zho_Hans | Chinese (Simplified) | Sino-Tibetan | Han | high | {lines:,} |" in result.stdout
+    assert result.stdout.count("\n| de |") == 1

@@ -1,0 +1,45 @@
+"""Two processes train as one does."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.system.commands import ROUTINGS, run, train, train_command
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("routing", ["token_task"])
+def test_two_processes_end_with_the_weights_of_one(routing: str, toy_data: Path, tmp_path: Path) -> None:
+    options = [*ROUTINGS[routing], "--max-update", "6", "--disable-validation", "--clip-norm", "0.5", "--no-epoch-checkpoints"]
+    train(toy_data, tmp_path / "one", *options, "--update-freq", "2")
+    command = train_command(toy_data, tmp_path / "two", *options)
+    result = run(
+        ["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port()), "--no-python", *command], timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
+    one, two = (torch.load(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_dummy_batch_weighs_nothing(toy_data: Path, tmp_path: Path) -> None:
+    """With 2 processes and an odd number of batches, the last group of the epoch has a dummy batch; the update is that of the real ones."""
+    options = [*ROUTINGS["token"], "--max-epoch", "1", "--max-tokens", "9000", "--disable-validation", "--lr", "0.001", "--warmup-updates", "1"]
+    train(toy_data, tmp_path / "one", *options, "--update-freq", "4")
+    command = train_command(toy_data, tmp_path / "two", *options, "--update-freq", "2")
+    result = run(
+        ["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port()), "--no-python", *command], timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
+    one, two = (torch.load(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two"))
+    assert one["optimizer_history"][-1]["num_updates"] == two["optimizer_history"][-1]["num_updates"]
+    for name, weight in one["model"].items():
+        torch.testing.assert_close(two["model"][name], weight, rtol=1e-4, atol=1e-5, msg=name)

@@ -1,0 +1,118 @@
+"""The task: options, directions, and the languages of every sentence."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fairseq.data import FairseqDataset
+
+from mmt.errors import UserError
+from mmt.tasks.config import MultilingualMoETranslationConfig
+from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
+from tests.toy_data import LANGUAGES
+
+
+def make_task(data: Path, **options: Any) -> MultilingualMoETranslationTask:
+    values = {"data": str(data), "train_subset": "train", "dataset_impl": "mmap", "seed": 1, "decoder_langtok": True, **options}
+    return MultilingualMoETranslationTask.setup_task(MultilingualMoETranslationConfig(**values))
+
+
+def batches(task: MultilingualMoETranslationTask, split: str) -> list[dict[str, Any]]:
+    task.load_dataset(split, epoch=1)
+    dataset: FairseqDataset = task.dataset(split)
+    return list(task.get_batch_iterator(dataset, max_tokens=300, seed=1).next_epoch_itr(shuffle=True))
+
+
+def test_languages_directions_and_dictionary_come_from_the_data_folder(toy_data: Path) -> None:
+    task = make_task(toy_data)
+    assert task.langs == LANGUAGES
+    assert task.trained_lang_pairs == ["en-aa", "aa-en", "en-bb", "bb-en"]
+    assert task.source_dictionary is task.target_dictionary
+    assert all(f"__{language}__" in task.target_dictionary for language in LANGUAGES)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_every_row_of_every_batch_has_its_own_languages(split: str, toy_data: Path) -> None:
+    task = make_task(toy_data, sampling_method="temperature", sampling_temperature=5.0)
+    mixed = 0
+    for batch in batches(task, split):
+        net_input = task._with_language_ids(batch)["net_input"]
+        for tokens, source in zip(net_input["src_tokens"], net_input["src_lang_id"].flatten().tolist()):
+            words = [task.source_dictionary[int(t)] for t in tokens if int(t) > 3]
+            assert all(word.startswith(LANGUAGES[source]) for word in words)
+        for tokens, target in zip(batch["target"], net_input["tgt_lang_id"].flatten().tolist()):
+            assert task.target_dictionary[int(tokens[0])] == f"__{LANGUAGES[target]}__"
+        mixed += len(set(net_input["tgt_lang_id"].flatten().tolist())) > 1
+    assert mixed > 0
+
+
+def test_validation_can_be_limited_per_direction(toy_data: Path) -> None:
+    task = make_task(toy_data, valid_sentences_per_direction=5)
+    assert sum(batch["nsentences"] for batch in batches(task, "valid")) == 4 * 5
+
+
+def test_inference_batches_carry_the_current_direction(toy_data: Path) -> None:
+    task = make_task(toy_data)
+    task.set_direction("bb", "en")
+    dataset = task.build_dataset_for_inference([torch.tensor([5, 6, 2])], [3])
+    sample = task._with_language_ids(dataset.collater([dataset[0]]))
+    assert sample["net_input"]["src_lang_id"].tolist() == [[LANGUAGES.index("bb")]]
+    # fairseq-interactive passes on tokens and lengths alone.
+    bare = {"net_input": {"src_tokens": torch.tensor([[5, 6, 2]]), "src_lengths": torch.tensor([3])}}
+    assert task._with_language_ids(bare)["net_input"]["tgt_lang_id"].tolist() == [[LANGUAGES.index("en")]]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"lang_pairs": "en-xx"}, "unknown language 'xx' in en-xx; the languages are en, aa, bb"),
+        ({"lang_pairs": "en"}, "'en' is not of the form source-target"),
+        ({"source_lang": "en", "target_lang": "zz"}, "unknown language 'zz'"),
+        ({"source_lang": "en"}, "--source-lang and --target-lang go together"),
+        ({"lang_dict": "/nowhere/langs.txt"}, "--lang-dict /nowhere/langs.txt: no such file"),
+        ({"langtoks": "__import__('os').getcwd()"}, "--langtoks must be a dictionary"),
+        ({"left_pad_source": "__import__('os').getcwd()"}, "--left-pad-source must be True or False"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(options: dict[str, Any], message: str, toy_data: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        make_task(toy_data, **options)
+
+
+def test_a_missing_folder_split_and_language_are_named(toy_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"data folder {tmp_path}/nothing does not exist"):
+        make_task(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no binarized test data of en-aa"):
+        make_task(toy_data).load_dataset("test")
+    with pytest.raises(UserError, match="unknown language 'de'; the model knows en, aa, bb"):
+        make_task(toy_data).set_direction("en", "de")
+
+
+def test_scores_of_a_validation_are_sacrebleus_over_all_batches(toy_data: Path) -> None:
+    import sacrebleu
+
+    scores = make_task(toy_data).validation_scores
+    hypotheses = ["the cat sat on the mat", "a dog", "one two three four five"]
+    references = ["the cat sat on a mat", "a dog barks", "one two three four six"]
+    directions = ["en-aa", "en-aa", "en-bb"]
+    table = scores.sums(hypotheses[:1], references[:1], directions[:1]) + scores.sums(hypotheses[1:], references[1:], directions[1:])
+    found = scores.scores(table)
+    expected = sacrebleu.corpus_bleu(hypotheses[:2], [references[:2]]).score
+    assert found["bleu_en-aa"] == pytest.approx(expected)
+    assert found["chrf_en-aa"] == pytest.approx(sacrebleu.corpus_chrf(hypotheses[:2], [references[:2]], word_order=2).score)
+    assert found["bleu"] == pytest.approx((found["bleu_en-aa"] + found["bleu_en-bb"]) / 2)
+    assert "bleu_aa-en" not in found
+
+
+def test_text_is_put_together_without_language_tokens_and_padding(toy_data: Path) -> None:
+    task = make_task(toy_data)
+    dictionary = task.target_dictionary
+    tokens = torch.tensor([dictionary.index("__aa__"), dictionary.index("aa1"), dictionary.index("aa0"), dictionary.eos(), dictionary.pad()])
+    assert task.detokenize(tokens) == "aa1 aa0"
+
+
+def test_the_namespace_form_of_the_options_works_too(toy_data: Path) -> None:
+    config = MultilingualMoETranslationConfig(data=str(toy_data), train_subset="train", dataset_impl="mmap", seed=1)
+    assert MultilingualMoETranslationTask.setup_task(argparse.Namespace(**vars(config))).langs == LANGUAGES
