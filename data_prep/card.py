@@ -45,7 +45,7 @@ def card(data: Path, unique: Path, languages: list[Language]) -> str:
             sources = _stats(unique / f"{pair}.tsv")["sources"]
             rows.append((counts["train"], _row(language, counts, binary["by_file"], sources)))
     rows.sort(key=lambda row: -row[0])
-    header = "code | FLORES-200 | language | family | script | tier | pairs | English words | tokens each | main sources"
+    header = "code | FLORES-200 | language | family | script | tier | pairs | English words | tokens | main sources"
     lines = [f"| {header} |", "|---|---|---|---|---|---|---:|---:|---:|---|", *(row for _, row in rows)]
     total = split["counts"]
     words = total["english_words"]

@@ -13,8 +13,8 @@ def test_reversal_is_learnt_to_bleu_above_90(routing: str, toy_data: Path, tmp_p
         toy_data,
         tmp_path,
         *ROUTINGS[routing],
-        *["--max-update", "450", "--eval-bleu", "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"],
-        *["--validate-interval-updates", "225", "--no-last-checkpoints", "--log-interval", "50"],
+        *["--max-update", "700", "--eval-bleu", "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"],
+        *["--validate-interval-updates", "350", "--no-last-checkpoints", "--log-interval", "50"],
     )
     last = records(result, "valid")[-1]
     assert float(last["valid_bleu_en-aa"]) > 90, last
