@@ -14,10 +14,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import DataError
 from data_prep.files import move_into_place, partial_path, read_json, remove, write_json
 
 logger = logging.getLogger(__name__)
@@ -118,7 +120,11 @@ def in_processes(work: Callable[[Any], Any], items: Sequence[Any], jobs: int) ->
     if jobs <= 1 or len(items) <= 1:
         return [work(item) for item in items]
     with ProcessPoolExecutor(min(jobs, len(items)), mp_context=multiprocessing.get_context("fork")) as pool:
-        return list(pool.map(work, items))
+        try:
+            return list(pool.map(work, items))
+        except BrokenProcessPool:
+            reason = "a process was killed, most likely for lack of memory; try --jobs 1"
+            raise DataError(f"{reason}, what is finished is kept") from None
 
 
 def default_jobs() -> int:

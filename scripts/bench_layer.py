@@ -1,25 +1,38 @@
 #!/usr/bin/env python3
-"""Speed of the MoE layer, forward and backward, against a dense network of equal active FLOPs and against other MoE layers, in one run.
+"""Speed of the MoE layer, forward and backward, against a dense network of equal active FLOPs and other MoE layers.
 
-    python scripts/bench_layer.py [--experts 8,32,128] [--tokens 512,4096] [--dtypes float32,bfloat16]
+    python scripts/bench_layer.py [--experts 8,32,128] [--tokens 512,4096] [--top-k 1] [--dtype float32,bfloat16]
 
-Every system gets the same tokens and the same number of experts per token. fairscale's Top2Gate always takes two, Hugging Face's NLLB-MoE too, so they are compared with mmt at top-2; DeepSpeed at
-top-1. fairscale and DeepSpeed run with their own default capacities, so they drop tokens and mmt does not. The figures are medians of interleaved repetitions; a ratio above 1 means that mmt is faster.
-The rivals are optional:
+Milliseconds are medians of repetitions in turns, all systems in one process with the memory settings of `mmt train`,
+the same expert weights and the same tokens. "/ dense" is the time over that of a dense network with ffn_dim * top-k
+hidden units; "x" after a rival is its time over mmt's at the same top-k: above 1.00, mmt is faster.
 
-    pip install --no-build-isolation fairscale==0.4.13 deepspeed transformers==4.57.1
+mmt never drops a token. The rivals, all with ReLU experts with biases:
+  deepspeed    its defaults: capacity factor 1.0, so it drops tokens and computes less than mmt
+  deepspeed*   the same, told not to drop: every expert is padded to the fullest one
+  fairscale    Top2Gate, always top-2, capacity fixed at 2 T / E, so it drops tokens
+  huggingface  NllbMoeSparseMLP, always top-2, with a capacity that drops nothing; transformers 5 computes something
+               else (it calls two experts only), so 4.57.1
+They are optional:
+    pip install setuptools wheel && pip install --no-build-isolation --no-deps fairscale==0.4.13 deepspeed==0.19.8
+    pip install einops hjson msgpack ninja psutil py-cpuinfo pydantic transformers==4.57.1
 """
 
 import argparse
+import logging
 import os
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
@@ -31,142 +44,231 @@ from mmt.modules.experts import Experts  # noqa: E402
 from mmt.modules.moe_layer import MoELayer  # noqa: E402
 from mmt.modules.router import TokenRouter  # noqa: E402
 from mmt.modules.routing import TokenContext  # noqa: E402
+from mmt.training_environment import training_environment  # noqa: E402
 
-System = Callable[[Tensor], Tensor]  # (T, D) -> scalar loss
+# A system that needs longer than this for one pass is measured by its second pass alone; much longer, by its first.
+SLOW_S, VERY_SLOW_S = 2.0, 10.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The layer to build: model dim, hidden dim of an expert, number of experts, experts per token, tokens."""
+
+    dim: int
+    ffn_dim: int
+    experts: int
+    top_k: int
+    tokens: int
+
+
+System = tuple[nn.Module, Callable[[Tensor], Tensor]]  # a module, and how it turns states (T, D) into a loss
 
 
 class Dense(nn.Module):
-    """The dense feed-forward network that a token of a top-1 layer passes through."""
+    """The feed-forward network of a transformer."""
 
     def __init__(self, dim: int, ffn_dim: int) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(dim, ffn_dim), nn.Linear(ffn_dim, dim)
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        return self.fc2(torch.relu(self.fc1(x_TD)))
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it to states ``(..., D)``."""
+        return self.fc2(torch.relu(self.fc1(x)))
 
 
-def dense(dim: int, ffn_dim: int, experts: int, top_k: int) -> tuple[nn.Module, System]:
-    network = Dense(dim, top_k * ffn_dim)
+def build_dense(sizes: Sizes, experts: Experts) -> System:
+    """Build the dense network of equal active FLOPs."""
+    network = Dense(sizes.dim, sizes.top_k * sizes.ffn_dim)
     return network, lambda x: network(x).sum()
 
 
-def mmt(dim: int, ffn_dim: int, experts: int, top_k: int) -> tuple[nn.Module, System]:
-    layer = MoELayer(TokenRouter(dim, experts, top_k), DroplessDispatch(), Experts(experts, dim, ffn_dim))
+def build_mmt(sizes: Sizes, experts: Experts) -> System:
+    """Build mmt's token-routed, dropless layer."""
+    layer = MoELayer(TokenRouter(sizes.dim, sizes.experts, sizes.top_k), DroplessDispatch(), experts)
 
     def run(x: Tensor) -> Tensor:
-        y, routing = layer(x, TokenContext(None, torch.zeros(x.size(0), dtype=torch.long), 1))
-        return y.sum() + balance_loss(routing)
+        y, routing = layer(x, TokenContext())
+        return y.sum() + 0.01 * balance_loss(routing)
 
     return layer, run
 
 
-def fairscale(dim: int, ffn_dim: int, experts: int, top_k: int) -> tuple[nn.Module, System]:
-    from fairscale.nn.moe import MOELayer, Top2Gate
-
-    layer = MOELayer(Top2Gate(dim, experts), nn.ModuleList(Dense(dim, ffn_dim) for _ in range(experts)))
-    return layer, lambda x: layer(x[:, None]).sum() + layer.l_aux
-
-
-def deepspeed(dim: int, ffn_dim: int, experts: int, top_k: int) -> tuple[nn.Module, System]:
-    from deepspeed.moe.experts import Experts as DeepSpeedExperts
-    from deepspeed.moe.sharded_moe import MOELayer, TopKGate
-
-    gate = TopKGate(dim, experts, k=top_k)
-    layer = MOELayer(gate, DeepSpeedExperts(Dense(dim, ffn_dim), experts), "bench", 1, experts)
-    layer._set_ep_group(dist.group.WORLD)
-    return layer, lambda x: layer(x[None], None).sum() + layer.l_aux
+def build_fairscale(sizes: Sizes, experts: Experts) -> System:
+    """Build fairscale's layer."""
+    moe = import_module("fairscale.nn.moe")
+    networks = nn.ModuleList(Dense(sizes.dim, 1) for _ in range(sizes.experts))
+    share_weights(networks, experts)
+    layer = moe.MOELayer(moe.Top2Gate(sizes.dim, sizes.experts), networks)
+    return layer, lambda x: layer(x[:, None]).sum() + 0.01 * layer.l_aux
 
 
-def huggingface(dim: int, ffn_dim: int, experts: int, top_k: int) -> tuple[nn.Module, System]:
-    from transformers import NllbMoeConfig
-    from transformers.models.nllb_moe.modeling_nllb_moe import NllbMoeSparseMLP
-
-    config = NllbMoeConfig(d_model=dim, num_experts=experts, router_dtype="float32", moe_token_dropout=0.0, activation_function="relu")
-    layer = NllbMoeSparseMLP(config, ffn_dim)
-
-    def run(x: Tensor) -> Tensor:
-        y, (logits, _) = layer(x[None], padding_mask=None)
-        return y.sum() + 0.0 * logits.sum()
-
-    return layer, run
+def build_deepspeed(sizes: Sizes, experts: Experts, drop_tokens: bool = True) -> System:
+    """Build DeepSpeed's layer."""
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    moe = import_module("deepspeed.moe.sharded_moe")
+    networks = import_module("deepspeed.moe.experts").Experts(Dense(sizes.dim, 1), sizes.experts)
+    share_weights(networks.deepspeed_experts, experts)
+    gate = moe.TopKGate(sizes.dim, sizes.experts, k=sizes.top_k, drop_tokens=drop_tokens)
+    layer = moe.MOELayer(gate, networks, "bench", 1, sizes.experts)
+    return layer, lambda x: layer(x[None], None).sum() + 0.01 * layer.l_aux
 
 
-RIVALS: dict[str, tuple[Callable[..., tuple[nn.Module, System]], int]] = {
-    "deepspeed": (deepspeed, 1),
-    "fairscale": (fairscale, 2),
-    "huggingface": (huggingface, 2),
+def build_huggingface(sizes: Sizes, experts: Experts) -> System:
+    """Build the layer of Hugging Face's NLLB-MoE; its balance loss is computed elsewhere and left out."""
+    transformers = import_module("transformers")
+    if not transformers.__version__.startswith("4."):
+        raise ImportError(f"transformers {transformers.__version__} computes something else")
+    config = transformers.NllbMoeConfig(
+        d_model=sizes.dim,
+        num_experts=sizes.experts,
+        expert_capacity=sizes.tokens,
+        router_dtype="float32",
+        moe_token_dropout=0.0,
+        activation_function="relu",
+    )
+    layer = import_module("transformers.models.nllb_moe.modeling_nllb_moe").NllbMoeSparseMLP(config, ffn_dim=1)
+    share_weights(layer.experts.values(), experts)
+    return layer, lambda x: layer(x[None], padding_mask=None)[0].sum()
+
+
+RIVALS: dict[str, tuple[Callable[[Sizes, Experts], System], int | None]] = {  # builder, and the only top-k it knows
+    "deepspeed": (build_deepspeed, None),
+    "deepspeed*": (lambda sizes, experts: build_deepspeed(sizes, experts, drop_tokens=False), None),
+    "fairscale": (build_fairscale, 2),
+    "huggingface": (build_huggingface, 2),
 }
 
 
-def measure(systems: dict[str, System], modules: dict[str, nn.Module], tokens: int, dim: int, dtype: torch.dtype, repeats: int) -> dict[str, float]:
-    """Return the median milliseconds of forward and backward of each system, measured in turns."""
-    times: dict[str, list[float]] = {name: [] for name in systems}
-    for repeat in range(repeats + 1):
-        x = torch.randn(tokens, dim)
-        for name, run in systems.items():
-            for parameter in modules[name].parameters():
-                parameter.grad = None
-            states = x.clone().requires_grad_()
-            start = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-                loss = run(states)
-            loss.backward()
-            if repeat > 0:  # the first is a warm-up
-                times[name].append(time.perf_counter() - start)
+def share_weights(networks: Iterable[nn.Module], experts: Experts) -> None:
+    """Let expert networks with layers ``fc1``, ``fc2`` use the weights of ``experts``, so that they need no own."""
+    for index, network in enumerate(networks):
+        parameters = [nn.Parameter(stacked.data[index]) for stacked in experts.parameters()]
+        network.fc1.weight, network.fc1.bias, network.fc2.weight, network.fc2.bias = parameters
+
+
+def run_once(system: System, x: Tensor, dtype: torch.dtype) -> float:
+    """Return the seconds of one forward and backward pass."""
+    module, loss_of = system
+    x = x.clone().requires_grad_()
+    start = time.perf_counter()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        loss = loss_of(x)
+    loss.backward()
+    seconds = time.perf_counter() - start
+    module.zero_grad(set_to_none=True)
+    return seconds
+
+
+def measure(systems: dict[str, System], tokens: int, dim: int, dtype: torch.dtype, repeats: int) -> dict[str, float]:
+    """Return the median milliseconds of each system, measured in turns after a warm-up."""
+    x = torch.randn(tokens, dim)
+    warm_up = {name: run_once(system, x, dtype) for name, system in systems.items()}
+    times: dict[str, list[float]] = {name: [s] if s > VERY_SLOW_S else [] for name, s in warm_up.items()}
+    for _ in range(repeats):
+        for name, system in systems.items():
+            if warm_up[name] < SLOW_S or not times[name]:
+                times[name].append(run_once(system, x, dtype))
     return {name: 1000 * statistics.median(values) for name, values in times.items()}
 
 
-def build(name: str, builder: Callable[..., tuple[nn.Module, System]], *sizes: int) -> tuple[nn.Module, System] | None:
-    """Build a rival, or say on stderr how to install it."""
-    try:
-        torch.manual_seed(1)
-        return builder(*sizes)
-    except ImportError as error:
-        print(f"{name} is not measured: {error}; see --help for how to install it", file=sys.stderr)
-        return None
+def build_all(sizes: Sizes, rivals: list[str]) -> tuple[dict[str, System], dict[str, int]]:
+    """Build all systems that are installed, with the top-k of each."""
+    experts = Experts(sizes.experts, sizes.dim, sizes.ffn_dim)
+    top_k = {rival: RIVALS[rival][1] or sizes.top_k for rival in rivals}
+    systems = {}
+    for k in sorted({sizes.top_k, *top_k.values()}):
+        sizes_k = Sizes(sizes.dim, sizes.ffn_dim, sizes.experts, k, sizes.tokens)
+        systems[f"dense k{k}"] = build_dense(sizes_k, experts)
+        systems[f"mmt k{k}"] = build_mmt(sizes_k, experts)
+        for rival in (rival for rival in rivals if top_k[rival] == k):
+            systems[rival] = RIVALS[rival][0](sizes_k, experts)
+    return systems, top_k
+
+
+def installed(rivals: list[str]) -> list[str]:
+    """Return the rivals that can be built; say on stderr which cannot, and how to install them."""
+    found = []
+    for rival in rivals:
+        try:
+            build_all(Sizes(8, 8, 4, 1, 8), [rival])
+            found.append(rival)
+        except ImportError as error:
+            print(f"{rival} is not measured: {error}. --help tells how to install it.", file=sys.stderr)
+    return found
+
+
+def columns(top_ks: Iterable[int], rival_top_k: dict[str, int]) -> list[tuple[str, str | None, str]]:
+    """List the table's columns: the system, what its time is divided by or divides, and how that is headed."""
+    found: list[tuple[str, str | None, str]] = []
+    for k in sorted(set(top_ks)):
+        found += [(f"dense k{k}", None, ""), (f"mmt k{k}", f"dense k{k}", "/ dense")]
+        found += [(rival, f"mmt k{k}", "x") for rival, its in rival_top_k.items() if its == k]
+    return found
+
+
+def numbers(text: str) -> list[int]:
+    """Parse "8,32,128"."""
+    return [int(part) for part in text.split(",")]
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experts", type=numbers, default=[8, 32, 128])
+    parser.add_argument("--tokens", type=numbers, default=[512, 4096])
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--ffn-dim", type=int, default=2048)
+    parser.add_argument("--top-k", type=int, default=1, help="for mmt and DeepSpeed; the others can top-2 only")
+    parser.add_argument("--dtype", default="float32,bfloat16", help="bfloat16: autocast around float32 weights")
+    parser.add_argument("--rivals", default=",".join(RIVALS), help="comma-separated, or 'none'")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    options.rivals = [] if options.rivals == "none" else options.rivals.split(",")
+    for rival in options.rivals:
+        if rival not in RIVALS:
+            parser.error(f"--rivals knows {', '.join(RIVALS)}, but not {rival}")
+    for dtype in options.dtype.split(","):
+        if dtype not in ("float32", "bfloat16"):
+            parser.error(f"--dtype must be float32 or bfloat16, or both with a comma, but is {dtype}")
+    return options
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experts", default="8,32,128")
-    parser.add_argument("--tokens", default="512,4096")
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--ffn-dim", type=int, default=2048)
-    parser.add_argument("--dtypes", default="float32,bfloat16", help="bfloat16: autocast around float32 weights")
-    parser.add_argument("--rivals", default="deepspeed,fairscale,huggingface", help="comma-separated, or 'none'")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    options = parser.parse_args()
+    """Measure all cells and print a Markdown table, a line as soon as it is known."""
+    options = parse_options()
+    environment = training_environment()
+    if environment != dict(os.environ):  # memory settings are read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     torch.set_num_threads(options.threads)
-    rivals = [] if options.rivals == "none" else options.rivals.split(",")
-    if "deepspeed" in rivals or "fairscale" in rivals:
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29517", RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-        dist.init_process_group("gloo", rank=0, world_size=1)
-    print(f"d{options.dim}, f{options.ffn_dim}, {options.threads} threads; milliseconds of forward + backward, and how many times slower than mmt")
-    columns = "".join(f"{name:>20}" for name in rivals)
-    print(f"{'type':<10}{'E':>5}{'T':>6}{'dense':>9}{'mmt k1':>9}{'mmt/dense':>11}{'mmt k2':>9}{columns}")
-    for dtype_name in options.dtypes.split(","):
-        for experts in map(int, options.experts.split(",")):
-            sizes = options.dim, options.ffn_dim, experts
-            built = {"dense": build("dense", dense, *sizes, 1), "mmt k1": build("mmt", mmt, *sizes, 1), "mmt k2": build("mmt", mmt, *sizes, 2)}
-            built |= {name: build(name, RIVALS[name][0], *sizes, RIVALS[name][1]) for name in rivals}
-            present = {name: system for name, system in built.items() if system is not None}
-            for tokens in map(int, options.tokens.split(",")):
-                found = measure(
-                    {name: system[1] for name, system in present.items()},
-                    {name: system[0] for name, system in present.items()},
-                    *(tokens, options.dim, getattr(torch, dtype_name), options.repeats),
-                )
-                cells = ""
-                for name in rivals:
-                    own = found[f"mmt k{RIVALS[name][1]}"]
-                    cells += f"{'-':>20}" if name not in found else f"{found[name]:>11.0f} {found[name] / own:>7.2f}x"
-                ratio = found["mmt k1"] / found["dense"]
-                print(
-                    f"{dtype_name:<10}{experts:>5}{tokens:>6}{found['dense']:>9.1f}{found['mmt k1']:>9.1f}{ratio:>11.2f}{found['mmt k2']:>9.1f}{cells}",
-                    flush=True,
-                )
+    warnings.filterwarnings("ignore", module="fairscale")
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
+        print_table(options)
+        dist.destroy_process_group()
+
+
+def print_table(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    rivals = installed(options.rivals)
+    rival_top_k = {rival: RIVALS[rival][1] or options.top_k for rival in rivals}
+    table = columns([options.top_k, *rival_top_k.values()], rival_top_k)
+    print(f"ms of forward + backward, d{options.dim}, f{options.ffn_dim}, {options.threads} threads, ", end="")
+    print(f"torch {torch.__version__}\n")
+    heads = ["type", "E", "T", *(head for name, _, ratio in table for head in ((name, ratio) if ratio else (name,)))]
+    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+    for dtype in options.dtype.split(","):
+        for experts in options.experts:
+            for tokens in options.tokens:
+                torch.manual_seed(1)
+                systems, _ = build_all(Sizes(options.dim, options.ffn_dim, experts, options.top_k, tokens), rivals)
+                ms = measure(systems, tokens, options.dim, getattr(torch, dtype), options.repeats)
+                cells = [dtype, str(experts), str(tokens)]
+                for name, base, _ in table:
+                    cells.append(f"{ms[name]:.0f}")
+                    if base is not None:
+                        cells.append(f"{ms[name] / ms[base]:.2f}")
+                print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

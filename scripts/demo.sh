@@ -13,10 +13,14 @@ step "1/4 Prepare the shipped sample corpus: sample/ -> data/demo/sample"
 python -m data_prep.run --recipe demo --preset sample
 
 step "2/4 Train: in the encoder every token chooses its expert, in the decoder the target language does -> $run"
-mmt train demo
+mkdir -p "$(dirname "$run")"
+# The whole log is beside the run; here the command, the progress and the validations are enough.
+mmt train demo 2>&1 | tee -a "$run.log" |
+  grep --line-buffered -oE "^.*fairseq-train .*|epoch [0-9]+: .* num_updates=[0-9]+|valid on .* ppl [0-9.]+" ||
+  { tail -n 20 "$run.log" >&2; exit 1; }
 
-step "3/4 Score all directions on sentences that were held out"
-mmt evaluate "$run"
+step "3/4 Score all directions, on the first 250 of 1,000 sentences that were held out"
+mmt evaluate "$run" --max-segments 250
 
 languages=$(grep -vx en data/demo/sample/bin/lang_list.txt | paste -sd,)
 step "4/4 Translate into $languages"

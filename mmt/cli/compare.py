@@ -27,9 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``mmt compare``."""
     parser.add_argument("a", metavar="A", help="--output folder of one mmt evaluate, the baseline")
     parser.add_argument("b", metavar="B", help="--output folder of another one")
-    parser.add_argument("--test-set", action="append", metavar="[NAME=]FOLDER", help="compare on this test set (default: all that both have)")
-    parser.add_argument("--samples", type=int, default=NUM_SAMPLES, metavar="N", help="random draws of segments (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the random draws (default: %(default)s, sacreBLEU's)")
+    parser.add_argument(
+        "--test-set",
+        action="append",
+        metavar="[NAME=]FOLDER",
+        help="compare on this test set (default: all that both have)",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=NUM_SAMPLES, metavar="N", help="random draws of segments (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help="of the random draws (default: %(default)s, sacreBLEU's)"
+    )
     parser.add_argument("--tiers", metavar="FILE", help="table with columns code and tier, as for mmt evaluate")
     parser.add_argument("--output", metavar="FILE", help="write the differences to this file, one JSON line each")
     parser.add_argument("--progress", action="store_true", help="show progress on stderr even if it is not a terminal")
@@ -52,15 +61,22 @@ def run(args: argparse.Namespace) -> int:
         if not directions:
             raise UserError(f"{args.a} and {args.b} have no direction of test set {name} in common")
         samples = _samples(a, b, name, location, directions, args)
-        members = groups(directions, read_tiers_of(args.tiers, {language for direction in directions for language in split(direction)}))
+        members = groups(
+            directions,
+            read_tiers_of(args.tiers, {language for direction in directions for language in split(direction)}),
+        )
         by_metric = {metric: differences(samples[metric], members) for metric in METRICS}
         print(f"\nTest set {name}: A = {args.a}, B = {args.b}\n\n{_table(by_metric, directions, members)}")
         _tell_left_out(a, b, name)
         for metric, found in by_metric.items():
             for of, difference in found.items():
                 kind = "direction" if of in directions else "group"
-                lines.append({"test_set": name, kind: of, "metric": metric, "delta": difference.delta, **asdict(difference)})
-    print(f"\nPaired bootstrap: {args.samples} draws of segments, the same for all directions of a test set; seed {args.seed}. p: two-sided.")
+                lines.append(
+                    {"test_set": name, kind: of, "metric": metric, "delta": difference.delta, **asdict(difference)}
+                )
+    print(
+        f"\nPaired bootstrap: {args.samples} draws of segments, the same for all directions of a test set; seed {args.seed}. p: two-sided."
+    )
     if args.output:
         write_text(Path(args.output), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return 0
@@ -96,7 +112,9 @@ def _samples(
     except UserError as error:
         raise UserError(f"{error}; give the place of test set {name} with --test-set {name}=FOLDER") from error
     found: dict[str, dict[str, PairedSamples]] = {metric: {} for metric in METRICS}
-    for direction in tqdm(directions, unit=" directions", disable=not (args.progress or sys.stderr.isatty()), file=sys.stderr):
+    for direction in tqdm(
+        directions, unit=" directions", disable=not (args.progress or sys.stderr.isatty()), file=sys.stderr
+    ):
         source, target = split(direction)
         records = a.records[name, direction], b.records[name, direction]
         references = test_set.read(source, target)[1]
@@ -104,7 +122,9 @@ def _samples(
             if sha256_of_lines(references[: record["segments"]]) != record["reference_sha256"]:
                 raise UserError(f"{folder.path}: {direction} was scored on another text than {test_set.location}")
         if records[0]["segments"] != records[1]["segments"]:
-            raise UserError(f"{direction}: {a.path} has {records[0]['segments']} segments, but {b.path} has {records[1]['segments']}")
+            raise UserError(
+                f"{direction}: {a.path} has {records[0]['segments']} segments, but {b.path} has {records[1]['segments']}"
+            )
         references = references[: records[0]["segments"]]
         hypotheses = [folder.read_hypotheses(name, direction) for folder in (a, b)]
         for folder, lines in zip((a, b), hypotheses, strict=True):
@@ -118,7 +138,9 @@ def _samples(
     return found
 
 
-def _table(by_metric: Mapping[str, Mapping[str, Difference]], directions: Sequence[str], members: Mapping[str, Sequence[str]]) -> str:
+def _table(
+    by_metric: Mapping[str, Mapping[str, Difference]], directions: Sequence[str], members: Mapping[str, Sequence[str]]
+) -> str:
     header = ["direction"]
     for metric in reversed(METRICS):
         header += [f"{METRIC_NAMES[metric]} A", "B", "B - A", "95% interval", "p"]
@@ -127,13 +149,23 @@ def _table(by_metric: Mapping[str, Mapping[str, Difference]], directions: Sequen
         row = [name if name in directions else f"average of {name} ({len(members[name])})"]
         for metric in reversed(METRICS):
             it = by_metric[metric][name]
-            row += [f"{it.score_a:.1f}", f"{it.score_b:.1f}", f"{it.delta:+.1f}", f"[{it.low:+.1f}, {it.high:+.1f}]", f"{it.p:.3f}"]
+            row += [
+                f"{it.score_a:.1f}",
+                f"{it.score_b:.1f}",
+                f"{it.delta:+.1f}",
+                f"[{it.low:+.1f}, {it.high:+.1f}]",
+                f"{it.p:.3f}",
+            ]
         rows.append(row)
     return tabulate(rows, headers=header, colalign=["left"] + ["right"] * (len(header) - 1), disable_numparse=True)
 
 
 def _tell_left_out(a: ResultsFolder, b: ResultsFolder, name: str) -> None:
     for one, other in ((a, b), (b, a)):
-        only = [direction for test_set, direction in one.records if test_set == name and (name, direction) not in other.records]
+        only = [
+            direction
+            for test_set, direction in one.records
+            if test_set == name and (name, direction) not in other.records
+        ]
         if only:
             print(f"Only in {one.path}: {', '.join(only)}")

@@ -13,20 +13,54 @@ _DEFAULTS = {field.name: field.default for field in fields(DecodingOptions)}
 def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Add ``--model``, ``--data`` and ``--device``."""
     parser.add_argument(
-        "--model", required=required, metavar="PATH", help="a checkpoint, or a run's folder (its checkpoint_best.pt, else checkpoint_last.pt)"
+        "--model",
+        required=required,
+        metavar="PATH",
+        help="a checkpoint, or a run's folder (its checkpoint_best.pt, else checkpoint_last.pt)",
     )
-    parser.add_argument("--data", metavar="FOLDER", help="folder with dict.txt, spm.model and lang_list.txt (default: the one the model was trained with)")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to compute (default: auto, cuda if there is one)")
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="folder with dict.txt, spm.model and lang_list.txt (default: the one the model was trained with)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="where to compute (default: auto, cuda if there is one)",
+    )
 
 
 def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the search."""
     group = parser.add_argument_group("search")
     group.add_argument("--beam", type=int, default=_DEFAULTS["beam"], help="size of the beam (default: %(default)s)")
-    group.add_argument("--lenpen", type=float, default=_DEFAULTS["lenpen"], help="length penalty: below 1 favours short translations (default: %(default)s)")
-    group.add_argument("--max-len-a", type=float, default=_DEFAULTS["max_len_a"], metavar="A", help="a translation of x pieces has at most A * x + B (default: %(default)s)")
-    group.add_argument("--max-len-b", type=int, default=_DEFAULTS["max_len_b"], metavar="B", help="see --max-len-a (default: %(default)s)")
-    group.add_argument("--max-tokens", type=int, default=_DEFAULTS["max_tokens"], help="pieces in a batch, with padding (default: %(default)s)")
+    group.add_argument(
+        "--lenpen",
+        type=float,
+        default=_DEFAULTS["lenpen"],
+        help="length penalty: below 1 favours short translations (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-len-a",
+        type=float,
+        default=_DEFAULTS["max_len_a"],
+        metavar="A",
+        help="a translation of x pieces has at most A * x + B (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-len-b",
+        type=int,
+        default=_DEFAULTS["max_len_b"],
+        metavar="B",
+        help="see --max-len-a (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        default=_DEFAULTS["max_tokens"],
+        help="pieces in a batch, with padding (default: %(default)s)",
+    )
     group.add_argument("--bf16", action="store_true", help="compute in bfloat16")
 
 

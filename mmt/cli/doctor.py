@@ -27,9 +27,7 @@ FAIRSEQ_DISTRIBUTIONS = ("ve-fairseq", "fairseq-fixed", "fairseq", "fairseq-buil
 OLDEST_TORCH = (2, 9)
 # What the kernel calls the instructions that matter for matrix products.
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
-APEX_BUILD = (
-    "git clone https://github.com/NVIDIA/apex && cd apex && pip install -v --no-build-isolation --config-settings '--build-option=--cpp_ext --cuda_ext' ."
-)
+APEX_BUILD = "git clone https://github.com/NVIDIA/apex && cd apex && pip install -v --no-build-isolation --config-settings '--build-option=--cpp_ext --cuda_ext' ."
 
 
 class Findings:
@@ -62,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
     for title, examine in SECTIONS.items():
         findings.section(title)
         examine(findings)
-    print(f"\n{'The core works.' if not findings.failures else f'{findings.failures} things that the core needs are missing or broken.'}")
+    print(
+        f"\n{'The core works.' if not findings.failures else f'{findings.failures} things that the core needs are missing or broken.'}"
+    )
     return 1 if findings.failures else 0
 
 
@@ -78,28 +78,48 @@ def _versions(findings: Findings) -> None:
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         findings.missing(f"torch >= {'.'.join(map(str, OLDEST_TORCH))}", "pip install -U torch", fatal=True)
     distributions = [f"{name} {version}" for name in FAIRSEQ_DISTRIBUTIONS if (version := distribution_version(name))]
-    findings.show("fairseq", f"module {fairseq.__version__}, from {' and '.join(distributions) or 'no distribution: a source tree'}")
+    findings.show(
+        "fairseq",
+        f"module {fairseq.__version__}, from {' and '.join(distributions) or 'no distribution: a source tree'}",
+    )
     if len(distributions) > 1:
         wrong = [entry.split()[0] for entry in distributions[1:]]
-        findings.missing("only one fairseq", f"pip uninstall {' '.join(wrong)}, then pip install --force-reinstall {distributions[0].split()[0]}")
+        findings.missing(
+            "only one fairseq",
+            f"pip uninstall {' '.join(wrong)}, then pip install --force-reinstall {distributions[0].split()[0]}",
+        )
     registered = "multilingual_moe_translation" in TASK_REGISTRY and "moe_transformer" in MODEL_REGISTRY
     findings.show("plugin", "task and model are registered with fairseq" if registered else "MISSING")
     findings.failures += not registered
 
 
 def _devices(findings: Findings) -> None:
-    findings.show("CPU", f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores usable, torch uses {torch.get_num_threads()} threads")
+    findings.show(
+        "CPU",
+        f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores usable, torch uses {torch.get_num_threads()} threads",
+    )
     flags = cpu_flags()
-    findings.show("instructions", " ".join(flag for flag in CPU_FLAGS if flag in flags) or "none of " + " ".join(CPU_FLAGS))
+    findings.show(
+        "instructions", " ".join(flag for flag in CPU_FLAGS if flag in flags) or "none of " + " ".join(CPU_FLAGS)
+    )
     fast = "amx_bf16" in flags or "avx512_bf16" in flags
-    findings.show("bfloat16 on the CPU", "fast (--bf16 pays)" if fast else "works, but without instructions for it: --bf16 may be slower than float32")
+    findings.show(
+        "bfloat16 on the CPU",
+        "fast (--bf16 pays)" if fast else "works, but without instructions for it: --bf16 may be slower than float32",
+    )
     if not torch.cuda.is_available():
-        findings.show("CUDA", f"no device ({'built for CUDA ' + torch.version.cuda if torch.version.cuda else 'this torch is built without CUDA'})")
+        findings.show(
+            "CUDA",
+            f"no device ({'built for CUDA ' + torch.version.cuda if torch.version.cuda else 'this torch is built without CUDA'})",
+        )
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         bf16 = "bfloat16" if properties.major >= 8 else "no bfloat16"
         memory = properties.total_memory / 2**30
-        findings.show(f"CUDA {index}", f"{properties.name}, {memory:.0f} GiB, compute capability {properties.major}.{properties.minor}, {bf16}")
+        findings.show(
+            f"CUDA {index}",
+            f"{properties.name}, {memory:.0f} GiB, compute capability {properties.major}.{properties.minor}, {bf16}",
+        )
 
 
 def _backends(findings: Findings) -> None:
@@ -120,7 +140,11 @@ def _speed(findings: Findings) -> None:
     if kind == "NVIDIA":
         findings.show("NVIDIA apex", "yes (fairseq finds it by itself)")
     else:
-        note = "no; PyPI's package apex, an unrelated one, is installed instead: pip uninstall apex" if kind == "unrelated" else "no"
+        note = (
+            "no; PyPI's package apex, an unrelated one, is installed instead: pip uninstall apex"
+            if kind == "unrelated"
+            else "no"
+        )
         findings.show("NVIDIA apex", f"{note}. It is optional, and needs a CUDA compiler: {APEX_BUILD}")
     findings.show("memory allocator", _allocator())
 
@@ -128,7 +152,9 @@ def _speed(findings: Findings) -> None:
 def _optional(findings: Findings) -> None:
     extras = optional_packages()
     if extras is None:
-        findings.missing("mmt as a package", "pip install -e . (in mmt's source tree); without it optional packages are not known")
+        findings.missing(
+            "mmt as a package", "pip install -e . (in mmt's source tree); without it optional packages are not known"
+        )
         return
     for extra, packages in extras.items():
         missing = [name for name in packages if distribution_version(name) is None]
@@ -138,7 +164,10 @@ def _optional(findings: Findings) -> None:
             findings.show(f"[{extra}]", f"yes ({', '.join(packages)})")
     for module, language in (("MeCab", "ja"), ("mecab_ko", "ko")):
         if importlib.util.find_spec(module) is None:
-            findings.missing(f"BLEU for {language}", f"pip install 'sacrebleu[{language}]'   (until then it is scored over characters)")
+            findings.missing(
+                f"BLEU for {language}",
+                f"pip install 'sacrebleu[{language}]'   (until then it is scored over characters)",
+            )
         else:
             findings.show(f"BLEU for {language}", f"yes ({module})")
 
@@ -153,7 +182,11 @@ def _commands(findings: Findings) -> None:
             findings.show(name, f"{beside_python}, not on PATH   mend: source {beside_python.with_name('activate')}")
         else:
             package = "mmt" if name == "mmt" else "ve-fairseq"
-            findings.missing(name, f"pip install --force-reinstall --no-deps {package}" if package != "mmt" else "pip install -e .", fatal=name == "fairseq-train")
+            findings.missing(
+                name,
+                f"pip install --force-reinstall --no-deps {package}" if package != "mmt" else "pip install -e .",
+                fatal=name == "fairseq-train",
+            )
 
 
 SECTIONS: dict[str, Callable[[Findings], None]] = {
@@ -193,7 +226,11 @@ def apex_kind(spec: ModuleSpec | None) -> str | None:
     if spec is None:
         return None
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]
-    return "NVIDIA" if any((folder / "normalization" / "fused_layer_norm.py").is_file() for folder in folders) else "unrelated"
+    return (
+        "NVIDIA"
+        if any((folder / "normalization" / "fused_layer_norm.py").is_file() for folder in folders)
+        else "unrelated"
+    )
 
 
 def cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
@@ -222,5 +259,9 @@ def _allocator() -> str:
         if f"lib{name}" in loaded:
             return f"{name} is loaded"
     libraries = [library for name in ("jemalloc", "tcmalloc") if (library := ctypes.util.find_library(name))]
-    found = f"{', '.join(libraries)} could be preloaded (LD_PRELOAD)" if libraries else "neither jemalloc nor tcmalloc is installed"
+    found = (
+        f"{', '.join(libraries)} could be preloaded (LD_PRELOAD)"
+        if libraries
+        else "neither jemalloc nor tcmalloc is installed"
+    )
     return f"the C library's; {found}"

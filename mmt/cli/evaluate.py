@@ -43,18 +43,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "times (default: the folder text beside the model's data folder)",
     )
     parser.add_argument(
-        "--directions", default="trained", metavar="LIST", help=f"comma-separated: en-de, de-en, ..., or {', '.join(KEYWORDS)} (default: trained)"
+        "--directions",
+        default="trained",
+        metavar="LIST",
+        help=f"comma-separated: en-de, de-en, ..., or {', '.join(KEYWORDS)} (default: trained)",
     )
-    parser.add_argument("--output", metavar="FOLDER", help="where results go, and go on (default: results in the model's folder)")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="where results go, and go on (default: results in the model's folder)"
+    )
     parser.add_argument("--restart", action="store_true", help="throw away the results that are in --output")
-    parser.add_argument("--max-segments", type=int, metavar="N", help="score the first N segments of each direction only")
-    parser.add_argument("--tiers", metavar="FILE", help=f"table with columns code and tier (default: {DEFAULT_TIERS}, if there)")
+    parser.add_argument(
+        "--max-segments", type=int, metavar="N", help="score the first N segments of each direction only"
+    )
+    parser.add_argument(
+        "--tiers", metavar="FILE", help=f"table with columns code and tier (default: {DEFAULT_TIERS}, if there)"
+    )
     parser.add_argument(
         "--train-text",
         metavar="FOLDER",
         help="folder with train.en-xx.{en,xx}, for the nearest-sentence baseline (default: the folder text beside the model's data folder)",
     )
-    parser.add_argument("--baselines", metavar="FILE", help="keep the baselines' scores in this file, which other evaluations may share (default: in --output)")
+    parser.add_argument(
+        "--baselines",
+        metavar="FILE",
+        help="keep the baselines' scores in this file, which other evaluations may share (default: in --output)",
+    )
     parser.add_argument("--no-baselines", action="store_true", help="leave the baselines out")
     parser.add_argument("--progress", action="store_true", help="show progress on stderr even if it is not a terminal")
     add_decoding_arguments(parser)
@@ -76,12 +89,19 @@ def run(args: argparse.Namespace) -> int:
     translator = translator_from(args, too_long="truncate")
     test_sets = _test_sets(args.test_set, translator)
     jobs = plan(
-        test_sets, args.directions, languages=translator.languages, trained=translator.trained_directions, max_segments=args.max_segments
+        test_sets,
+        args.directions,
+        languages=translator.languages,
+        trained=translator.trained_directions,
+        max_segments=args.max_segments,
     )
     tiers = read_tiers_of(args.tiers, translator.languages)
     baselines = None if args.no_baselines else _baselines(args, output, translator)
     results = ResultsFolder.open_for_writing(
-        output, _identity(checkpoint, args), {test_set.name: test_set.location for test_set in test_sets}, restart=args.restart
+        output,
+        _identity(checkpoint, args),
+        {test_set.name: test_set.location for test_set in test_sets},
+        restart=args.restart,
     )
     show_progress = args.progress or sys.stderr.isatty()
     with contextlib.closing(results):
@@ -106,7 +126,9 @@ def _test_sets(arguments: Sequence[str] | None, translator: Translator) -> list[
     if not arguments:
         text = default_text_folder(translator.data)
         if text is None:
-            raise UserError(f"--test-set is needed: beside the model's data folder {translator.data} there is no folder text")
+            raise UserError(
+                f"--test-set is needed: beside the model's data folder {translator.data} there is no folder text"
+            )
         arguments = [str(text)]
     test_sets = [find_test_set(argument, translator.languages) for argument in arguments]
     names = [test_set.name for test_set in test_sets]
@@ -146,7 +168,9 @@ def _baselines(args: argparse.Namespace, output: Path, translator: Translator) -
     return Baselines(cache, train_text)
 
 
-def _score_model(jobs: Sequence[Job], translator: Translator, results: ResultsFolder, *, show_progress: bool) -> list[Record]:
+def _score_model(
+    jobs: Sequence[Job], translator: Translator, results: ResultsFolder, *, show_progress: bool
+) -> list[Record]:
     total = sum(len(job.sources) for job in jobs)
     with tqdm(total=total, unit=" segments", disable=not show_progress, file=sys.stderr, mininterval=0.5) as progress:
 
@@ -155,11 +179,15 @@ def _score_model(jobs: Sequence[Job], translator: Translator, results: ResultsFo
             if finished:
                 progress.update(len(job.sources))
 
-        return evaluate(jobs, lambda: translator, results, on_direction=on_direction, on_batch=progress.update)
+        return evaluate(jobs, translator, results, on_direction=on_direction, on_batch=progress.update)
 
 
-def _score_baselines(jobs: Sequence[Job], baselines: Baselines, *, show_progress: bool) -> dict[str, dict[tuple[str, str], Scores]]:
-    with tqdm(total=len(jobs), unit=" directions", desc="baselines", disable=not show_progress, file=sys.stderr) as progress:
+def _score_baselines(
+    jobs: Sequence[Job], baselines: Baselines, *, show_progress: bool
+) -> dict[str, dict[tuple[str, str], Scores]]:
+    with tqdm(
+        total=len(jobs), unit=" directions", desc="baselines", disable=not show_progress, file=sys.stderr
+    ) as progress:
         return score_baselines(jobs, baselines, functools.partial(progress.update, 1))
 
 
@@ -183,11 +211,15 @@ def _report(
                 for direction in directions
                 if (name, direction) in by_job
             }
-        print(f"\nTest set {name}\n\n{direction_table(chosen, systems, tiers)}\n\n{average_table(systems, directions, tiers)}\n")
+        print(
+            f"\nTest set {name}\n\n{direction_table(chosen, systems, tiers)}\n\n{average_table(systems, directions, tiers)}\n"
+        )
         print("\n".join(signature_lines(chosen)))
         without = [direction for system in systems.values() for direction in directions if direction not in system]
         if without and missing_baselines:
-            print(f"No nearest training sentence, since there is no training text of both languages: {', '.join(dict.fromkeys(without))}")
+            print(
+                f"No nearest training sentence, since there is no training text of both languages: {', '.join(dict.fromkeys(without))}"
+            )
         summary[name] = averages(systems, directions, tiers)
     write_text(output / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
@@ -202,4 +234,6 @@ def _tell_fallback_tokenizers(jobs: Sequence[Job]) -> None:
     targets = {job.direction.split("-")[1] for job in jobs}
     for language in ("ja", "ko"):
         if language in targets and tokenizer_for_language(language) == "char":
-            print(f"BLEU into {language} is over characters, since MeCab is missing: pip install 'sacrebleu[{language}]'")
+            print(
+                f"BLEU into {language} is over characters, since MeCab is missing: pip install 'sacrebleu[{language}]'"
+            )

@@ -1,7 +1,7 @@
 """The ``mmt`` command: find the verb's module, parse its options, run it, and say in one line what a user did wrong.
 
-A verb is a module of this package with ``HELP``, ``add_arguments(parser)`` and ``run(args) -> exit code``, and an entry in ``VERBS``.
-Only the module of the chosen verb is imported.
+A verb is a module of this package with ``HELP``, ``add_arguments(parser)`` and ``run(args) -> exit code``, and an entry
+in ``VERBS``. Only the module of the chosen verb is imported.
 """
 
 import argparse
@@ -37,7 +37,8 @@ class OneLineParser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``mmt`` with ``arguments`` (default: those of the process) and return its exit code.
 
-    0 is success, 1 a failure of the machine (such as a full disk), 2 a mistake in options, files or languages, 130 Ctrl-C.
+    0 is success, 1 a failure of the machine (such as a full disk), 2 a mistake in options, files or languages, 130
+    Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        # The reader has gone, as in "mmt translate ... | head -1". Python would complain once more when it flushes at exit.
+        # The reader has gone, as in "mmt translate ... | head -1". Python would complain once more when it flushes at
+        # exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -77,7 +79,9 @@ def _run(arguments: Sequence[str]) -> int:
         prog="mmt",
         usage="mmt VERB [options]",
         description="Multilingual translation models made of Mixture-of-Experts transformers.",
-        epilog="verbs:\n" + "\n".join(f"  {verb:{width}}  {text}" for verb, text in VERBS.items()) + "\n\nmmt VERB --help shows the options of a verb.",
+        epilog="verbs:\n"
+        + "\n".join(f"  {verb:{width}}  {text}" for verb, text in VERBS.items())
+        + "\n\nmmt VERB --help shows the options of a verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mmt {mmt.__version__}")

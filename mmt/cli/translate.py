@@ -23,15 +23,23 @@ Write = Callable[[Sequence[Sequence[str]]], None]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``mmt translate``."""
     add_model_arguments(parser, required=True)
-    parser.add_argument("--from", dest="source", metavar="LANG", help="language of the input (default: en, if the model knows it)")
-    parser.add_argument("--to", dest="targets", metavar="LANG[,LANG...]", required=True, help="language, or several, to translate into")
+    parser.add_argument(
+        "--from", dest="source", metavar="LANG", help="language of the input (default: en, if the model knows it)"
+    )
+    parser.add_argument(
+        "--to", dest="targets", metavar="LANG[,LANG...]", required=True, help="language, or several, to translate into"
+    )
     parser.add_argument(
         "--output-prefix",
         metavar="PREFIX",
         help="write PREFIX.LANG for each target language; default: stdout, with several targets one tab-separated column each, in the order of --to",
     )
     parser.add_argument(
-        "--window", type=int, default=1000, metavar="LINES", help="lines read and sorted by length before they are translated (default: 1000)"
+        "--window",
+        type=int,
+        default=1000,
+        metavar="LINES",
+        help="lines read and sorted by length before they are translated (default: 1000)",
     )
     parser.add_argument(
         "--too-long",
@@ -62,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
     reader = LineReader(sys.stdin.buffer, window=args.window)
     try:
         with _output(args.output_prefix, targets) as write:
-            _translate_all(reader, translator, source, targets, write, show_progress=args.progress or sys.stderr.isatty())
+            _translate_all(
+                reader, translator, source, targets, write, show_progress=args.progress or sys.stderr.isatty()
+            )
     finally:
         for message in reader.report.messages():
             print(f"mmt translate: {message}", file=sys.stderr)
@@ -78,19 +88,31 @@ def _source_language(source: str | None, translator: Translator) -> str:
 
 
 def _translate_all(
-    reader: LineReader, translator: Translator, source: str, targets: Sequence[str], write: Write, *, show_progress: bool
+    reader: LineReader,
+    translator: Translator,
+    source: str,
+    targets: Sequence[str],
+    write: Write,
+    *,
+    show_progress: bool,
 ) -> None:
     policy = "skipped" if translator.options.too_long == "skip" else "truncated"
     done = 0
-    with tqdm(unit=" lines", desc=f"{source}-{','.join(targets)}", disable=not show_progress, file=sys.stderr, mininterval=0.5) as progress:
+    with tqdm(
+        unit=" lines", desc=f"{source}-{','.join(targets)}", disable=not show_progress, file=sys.stderr, mininterval=0.5
+    ) as progress:
         for lines in reader.windows():
             columns = []
             for target in targets:
-                translations = translator.translate_window(lines, source, target, on_batch=lambda n: progress.update(n / len(targets)))
+                translations = translator.translate_window(
+                    lines, source, target, on_batch=lambda n: progress.update(n / len(targets))
+                )
                 columns.append([translation.text for translation in translations])
             for i, translation in enumerate(translations):  # whether a line is too long does not depend on the target
                 if translation.too_long:
-                    reader.report.add(f"more than the {translator.max_pieces} pieces that the model takes, {policy}", done + i + 1)
+                    reader.report.add(
+                        f"more than the {translator.max_pieces} pieces that the model takes, {policy}", done + i + 1
+                    )
             write(columns)
             done += len(lines)
 

@@ -37,11 +37,15 @@ class Baselines:
         self._known: dict[str, Any] = _read_cache(cache)
         self._train_sha256: dict[str, str] = {}
 
-    def copy_source(self, sources: Sequence[str], references: Sequence[str], direction: str, text_sha256: str) -> Scores:
+    def copy_source(
+        self, sources: Sequence[str], references: Sequence[str], direction: str, text_sha256: str
+    ) -> Scores:
         """Score the source as if it were the translation."""
         return self._cached(f"{COPY}|{direction}|{text_sha256}", lambda: list(sources), references, direction)
 
-    def nearest_sentence(self, sources: Sequence[str], references: Sequence[str], direction: str, text_sha256: str) -> Scores | None:
+    def nearest_sentence(
+        self, sources: Sequence[str], references: Sequence[str], direction: str, text_sha256: str
+    ) -> Scores | None:
         """Score the translations of the most similar training sentences; None if there is no training text of the two languages."""
         files = self._train_files(direction)
         if files is None:
@@ -50,7 +54,9 @@ class Baselines:
         def hypotheses() -> list[str]:
             train_sources, train_targets = (read_lines(path) for path in files)
             if len(train_sources) != len(train_targets):
-                raise UserError(f"--train-text: {files[0]} has {len(train_sources)} lines, but {files[1]} has {len(train_targets)}")
+                raise UserError(
+                    f"--train-text: {files[0]} has {len(train_sources)} lines, but {files[1]} has {len(train_targets)}"
+                )
             return [train_targets[i] for i in NearestSentences(train_sources).find(sources)]
 
         sha256 = "|".join(self._sha256(path) for path in files)
@@ -71,7 +77,9 @@ class Baselines:
             self._train_sha256[str(path)] = sha256_of_file(path)
         return self._train_sha256[str(path)]
 
-    def _cached(self, key: str, hypotheses: Callable[[], list[str]], references: Sequence[str], direction: str) -> Scores:
+    def _cached(
+        self, key: str, hypotheses: Callable[[], list[str]], references: Sequence[str], direction: str
+    ) -> Scores:
         target = direction.split("-")[1]
         key = f"{key}|{tokenizer_for_language(target)}|sacrebleu {sacrebleu.__version__}"
         if key not in self._known:

@@ -1,8 +1,9 @@
 """Paired bootstrap: is one system better than the other, or only on these segments?
 
-As in Koehn (2004), and with the draws of sacreBLEU's ``--paired-bs``: random segments, with replacement, the same ones for both systems. All directions of a test
-set with the same number of segments share their draws, since their segments are translations of each other; so intervals of macro averages
-take into account that the directions rise and fall together.
+As in Koehn (2004), and with the draws of sacreBLEU's ``--paired-bs``: random segments, with replacement, the same ones
+for both systems. All directions of a test set with the same number of segments share their draws, since their segments
+are translations of each other; so intervals of macro averages take into account that the directions rise and fall
+together.
 """
 
 from collections.abc import Mapping, Sequence

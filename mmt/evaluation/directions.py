@@ -23,11 +23,14 @@ def group(direction: str) -> str:
     return FROM_PIVOT if source == PIVOT else INTO_PIVOT if target == PIVOT else OTHER
 
 
-def choose_directions(specification: str, *, languages: Sequence[str], trained: Sequence[str], test_set: TestSet) -> list[str]:
+def choose_directions(
+    specification: str, *, languages: Sequence[str], trained: Sequence[str], test_set: TestSet
+) -> list[str]:
     """List the directions of a test set that ``--directions`` asks for, in a fixed order.
 
     Args:
-        specification: comma-separated: directions such as "en-de", or "trained", "all", "en-xx", "xx-en", "zero-shot" (all that are not trained).
+        specification: comma-separated: directions such as "en-de", or "trained", "all", "en-xx", "xx-en", "zero-shot"
+            (all that are not trained).
         languages: the languages of the model.
         trained: its trained directions.
         test_set: directions that it has no text for are left out, unless they are named one by one.
@@ -39,7 +42,11 @@ def choose_directions(specification: str, *, languages: Sequence[str], trained: 
     chosen: set[str] = set()
     for word in specification.split(","):
         if word in KEYWORDS:
-            chosen |= {direction for direction in every if _matches(word, direction, trained) and test_set.files(*split(direction))}
+            chosen |= {
+                direction
+                for direction in every
+                if _matches(word, direction, trained) and test_set.files(*split(direction))
+            }
             continue
         source, target = split(word)
         for language in (source, target):
@@ -53,7 +60,9 @@ def choose_directions(specification: str, *, languages: Sequence[str], trained: 
             raise UserError(f"--directions {word}: test set {test_set.location} has no text for it")
         chosen.add(word)
     if not chosen:
-        raise UserError(f"--directions {specification}: test set {test_set.location} has no text for any of these directions")
+        raise UserError(
+            f"--directions {specification}: test set {test_set.location} has no text for any of these directions"
+        )
     return [direction for direction in every if direction in chosen]
 
 
@@ -80,7 +89,9 @@ def read_tiers(path: Path) -> dict[str, str]:
     header = rows[0] if rows else []
     for column in ("code", "tier"):
         if column not in header:
-            raise UserError(f"--tiers {path}: the first line must name tab-separated columns, among them code and tier, but is {header}")
+            raise UserError(
+                f"--tiers {path}: the first line must name tab-separated columns, among them code and tier, but is {header}"
+            )
     code, tier = header.index("code"), header.index("tier")
     for number, row in enumerate(rows[1:], start=2):
         if len(row) <= max(code, tier):

@@ -34,7 +34,12 @@ class Job:
 
 
 def plan(
-    test_sets: Sequence[TestSet], specification: str, *, languages: Sequence[str], trained: Sequence[str], max_segments: int | None = None
+    test_sets: Sequence[TestSet],
+    specification: str,
+    *,
+    languages: Sequence[str],
+    trained: Sequence[str],
+    max_segments: int | None = None,
 ) -> list[Job]:
     """Read the text of all directions to score, so that what is wrong with any file is known before the first translation.
 
@@ -49,13 +54,21 @@ def plan(
             assert files is not None  # choose_directions names only directions with text
             sources, references = (read(path) for path in files)
             if len(sources) != len(references):
-                raise UserError(f"--test-set: {files[0]} has {len(sources)} lines, but {files[1]} has {len(references)}")
+                raise UserError(
+                    f"--test-set: {files[0]} has {len(sources)} lines, but {files[1]} has {len(references)}"
+                )
             sources, references = sources[:max_segments], references[:max_segments]
-            jobs.append(Job(test_set.name, direction, sources, references, sha256_of_lines(sources), sha256_of_lines(references)))
+            jobs.append(
+                Job(
+                    test_set.name, direction, sources, references, sha256_of_lines(sources), sha256_of_lines(references)
+                )
+            )
     return jobs
 
 
-def translate_and_score(job: Job, translator: Translator, on_batch: Callable[[int], object] | None = None) -> tuple[Record, list[str]]:
+def translate_and_score(
+    job: Job, translator: Translator, on_batch: Callable[[int], object] | None = None
+) -> tuple[Record, list[str]]:
     """Translate and score one direction; return the line for ``scores.jsonl`` and the hypotheses."""
     start = time.monotonic()
     source, target = split(job.direction)
@@ -85,7 +98,7 @@ def rounded(scores: Scores) -> Record:
 
 def evaluate(
     jobs: Sequence[Job],
-    translator: Callable[[], Translator],
+    translator: Translator,
     results: ResultsFolder,
     *,
     on_direction: Callable[[Job, bool], object],
@@ -95,22 +108,23 @@ def evaluate(
 
     Args:
         jobs: from ``plan``.
-        translator: gives the model; called once, if there is anything left to translate.
+        translator: the model.
         results: where the records go.
         on_direction: called before each direction, with whether it is finished already.
         on_batch: called after each batch with its number of segments.
     """
-    records = []
-    for job in jobs:
-        finished = results.finished(job.test_set, job.direction, job.source_sha256, job.reference_sha256)
-        on_direction(job, finished)
-        if not finished:
-            results.add(*translate_and_score(job, translator(), on_batch))
-        records.append(results.records[job.test_set, job.direction])
-    return records
+    # Asked for all directions first: text that has changed is refused before hours of work, not after.
+    finished = [results.finished(job.test_set, job.direction, job.source_sha256, job.reference_sha256) for job in jobs]
+    for job, is_finished in zip(jobs, finished, strict=True):
+        on_direction(job, is_finished)
+        if not is_finished:
+            results.add(*translate_and_score(job, translator, on_batch))
+    return [results.records[job.test_set, job.direction] for job in jobs]
 
 
-def score_baselines(jobs: Sequence[Job], baselines: Baselines, on_job: Callable[[], object]) -> dict[str, dict[tuple[str, str], Scores]]:
+def score_baselines(
+    jobs: Sequence[Job], baselines: Baselines, on_job: Callable[[], object]
+) -> dict[str, dict[tuple[str, str], Scores]]:
     """Score the baselines of each direction: by name of the baseline, then by test set and direction."""
     found: dict[str, dict[tuple[str, str], Scores]] = {COPY: {}, NEAREST: {}}
     for job in jobs:

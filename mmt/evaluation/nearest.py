@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
-# Two and three characters, spaces included: they find inflected words, and the short words of scripts without spaces. On software50 they give a
-# better translation than whole words (by 2 chrF++ for English, 12 for Japanese) and than n-grams up to four or five characters (by 1).
+# Two and three characters, spaces included: they find inflected words, and the short words of scripts without spaces.
+# On software50 they give a better translation than whole words (by 2 chrF++ for English, 12 for Japanese) and than
+# n-grams up to four or five characters (by 1).
 ORDERS = (2, 3)
 NUM_BUCKETS = 1 << 20
 # n-grams in more than this share of the sentences cost most of the time, and change next to nothing.
@@ -23,7 +24,9 @@ def _ngrams(texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     """Return the distinct n-grams of each text: numbers of texts ``(N,)``, in order, and hashes below ``NUM_BUCKETS`` ``(N,)``."""
     # Each text begins and ends with a space, so that beginnings and ends of words are n-grams of their own.
     padded = [f" {text.lower()} " for text in texts]
-    codes_C = np.frombuffer("".join(padded).encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32).astype(np.uint64)
+    codes_C = np.frombuffer("".join(padded).encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32).astype(
+        np.uint64
+    )
     text_C = np.repeat(np.arange(len(padded)), [len(text) for text in padded])
     found = []
     for order in ORDERS:
@@ -65,7 +68,9 @@ class NearestSentences:
 
     def find(self, queries: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the number of the sentence with the highest cosine to each query ``(Q,)``; of equals, the first."""
-        found = [self._find(queries[start : start + QUERIES_AT_ONCE]) for start in range(0, len(queries), QUERIES_AT_ONCE)]
+        found = [
+            self._find(queries[start : start + QUERIES_AT_ONCE]) for start in range(0, len(queries), QUERIES_AT_ONCE)
+        ]
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
     def _find(self, queries: Sequence[str]) -> npt.NDArray[np.int64]:

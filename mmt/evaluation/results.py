@@ -1,7 +1,8 @@
 """A folder of results that survives a kill at any instant.
 
-It holds ``run.json`` (what was scored, and how), ``scores.jsonl`` (one line for each finished direction) and ``hypotheses/NAME.en-de.de``. A direction
-is finished when its line is in ``scores.jsonl``; its hypotheses are on the disk before.
+It holds ``run.json`` (what was scored, and how), ``scores.jsonl`` (one line for each finished direction) and
+``hypotheses/NAME.en-de.de``. A direction is finished when its line is in ``scores.jsonl``; its hypotheses are on the
+disk before.
 """
 
 import fcntl
@@ -30,7 +31,9 @@ class ResultsFolder:
         records: the finished directions, by test set and direction.
     """
 
-    def __init__(self, path: Path, run: Record, records: dict[tuple[str, str], Record], lock: int | None = None) -> None:
+    def __init__(
+        self, path: Path, run: Record, records: dict[tuple[str, str], Record], lock: int | None = None
+    ) -> None:
         self.path = path
         self.run = run
         self.records = records
@@ -55,7 +58,9 @@ class ResultsFolder:
         return cls(path, _read_run(path), _read_scores(path)[0])
 
     @classmethod
-    def open_for_writing(cls, path: str | Path, identity: Record, test_sets: dict[str, str], *, restart: bool = False) -> "ResultsFolder":
+    def open_for_writing(
+        cls, path: str | Path, identity: Record, test_sets: dict[str, str], *, restart: bool = False
+    ) -> "ResultsFolder":
         """Begin results, or go on with them. Only one process at a time can do so.
 
         Args:
@@ -70,6 +75,17 @@ class ResultsFolder:
         path = Path(path)
         (path / HYPOTHESES).mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
+        try:
+            run, records = cls._begin_or_go_on(path, identity, test_sets, restart=restart)
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(path, run, records, lock)
+
+    @staticmethod
+    def _begin_or_go_on(
+        path: Path, identity: Record, test_sets: dict[str, str], *, restart: bool
+    ) -> tuple[Record, dict[tuple[str, str], Record]]:
         if restart:
             shutil.rmtree(path / HYPOTHESES)
             (path / HYPOTHESES).mkdir()
@@ -85,7 +101,7 @@ class ResultsFolder:
             if not intact:  # the line that was being written at a kill
                 write_text(path / SCORES, "".join(map(_line, records.values())))
         write_text(path / RUN, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
-        return cls(path, run, records, lock)
+        return run, records
 
     def hypotheses_path(self, test_set: str, direction: str) -> Path:
         """Return where the hypotheses of a direction are, or will be."""
@@ -168,7 +184,9 @@ def _read_scores(path: Path) -> tuple[dict[tuple[str, str], Record], bool]:
             record = json.loads(line)
             records[record["test_set"], record["direction"]] = record
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path / SCORES}, line {number}: not a line of scores; mend it, or throw the results away with --restart") from error
+            raise UserError(
+                f"{path / SCORES}, line {number}: not a line of scores; mend it, or throw the results away with --restart"
+            ) from error
     return records, not rest
 
 

@@ -49,9 +49,13 @@ def score(hypotheses: Sequence[str], references: Sequence[str], target_language:
     )
 
 
-def segment_statistics(name: str, hypotheses: Sequence[str], references: Sequence[str], target_language: str) -> np.ndarray:
+def segment_statistics(
+    name: str, hypotheses: Sequence[str], references: Sequence[str], target_language: str
+) -> np.ndarray:
     """Return what a metric counts in each segment; a score is computed from the sums over segments, ``(segments, counts)``."""
-    return np.array(metric(name, target_language)._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.float64)
+    return np.array(
+        metric(name, target_language)._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.float64
+    )
 
 
 def score_of_sums(name: str, sums: np.ndarray, target_language: str) -> float:

@@ -41,7 +41,13 @@ def average(scores: Mapping[str, Mapping[str, float]], directions: Sequence[str]
 def averages(systems: SystemScores, directions: Sequence[str], tiers: Mapping[str, str]) -> list[Record]:
     """Return one record for each metric, system and group."""
     return [
-        {"metric": metric, "system": system, "group": name, "directions": len(members), "score": average(scores, members, metric)}
+        {
+            "metric": metric,
+            "system": system,
+            "group": name,
+            "directions": len(members),
+            "score": average(scores, members, metric),
+        }
         for metric in reversed(METRICS)
         for system, scores in systems.items()
         for name, members in groups(directions, tiers).items()
@@ -51,7 +57,16 @@ def averages(systems: SystemScores, directions: Sequence[str], tiers: Mapping[st
 def direction_table(records: Sequence[Record], systems: SystemScores, tiers: Mapping[str, str]) -> str:
     """Return the table with one row for each direction."""
     baselines = [name for name in systems if name != "model"]
-    header = ["direction", "tier", "BLEU", "chrF++", *(f"chrF++ {name.split()[0]}" for name in baselines), "length", "empty", "seconds"]
+    header = [
+        "direction",
+        "tier",
+        "BLEU",
+        "chrF++",
+        *(f"chrF++ {name.split()[0]}" for name in baselines),
+        "length",
+        "empty",
+        "seconds",
+    ]
     rows = []
     for record in records:
         direction = record["direction"]
@@ -90,8 +105,12 @@ def signature_lines(records: Sequence[Record]) -> list[str]:
         targets.setdefault(record["bleu_signature"], []).append(record["direction"].partition("-")[2])
     by_count = sorted(targets.items(), key=lambda item: -len(item[1]))
     lines = [f"BLEU    {signature}" for signature, _ in by_count[:1]]
-    lines += [f"BLEU    {signature} (into {', '.join(dict.fromkeys(languages))})" for signature, languages in by_count[1:]]
-    return lines + [f"chrF++  {signature}" for signature in dict.fromkeys(record["chrf_signature"] for record in records)]
+    lines += [
+        f"BLEU    {signature} (into {', '.join(dict.fromkeys(languages))})" for signature, languages in by_count[1:]
+    ]
+    return lines + [
+        f"chrF++  {signature}" for signature in dict.fromkeys(record["chrf_signature"] for record in records)
+    ]
 
 
 def _one_digit(value: float | None) -> str:

@@ -62,8 +62,8 @@ def find_test_set(argument: str, languages: list[str]) -> TestSet:
     """Find the test set that an argument of ``--test-set`` means.
 
     Args:
-        argument: ``FOLDER``, ``FOLDER/PREFIX``, or ``NAME=`` before either. A prefix is what the names of the files begin with; it is needed
-            if a folder has several and none of them is "test".
+        argument: ``FOLDER``, ``FOLDER/PREFIX``, or ``NAME=`` before either. A prefix is what the names of the files
+            begin with; it is needed if a folder has several and none of them is "test".
         languages: the languages that count; files of other languages are left alone.
 
     Raises:
@@ -83,14 +83,18 @@ def find_test_set(argument: str, languages: list[str]) -> TestSet:
     if prefix is None:
         prefix = _only_prefix(found, location)
     if prefix not in found:
-        raise UserError(f"--test-set {location}: no files NAME.LANG or NAME.XX-YY.LANG of the languages {', '.join(languages)}")
+        raise UserError(
+            f"--test-set {location}: no files NAME.LANG or NAME.XX-YY.LANG of the languages {', '.join(languages)}"
+        )
     multi_way, pairs = found[prefix]
     for pair, files in pairs.items():
         for language in pair.split("-"):
             if language not in files:
                 raise UserError(f"--test-set {location}: {prefix}.{pair}.{language} is missing")
     if not pairs and len(multi_way) < 2:
-        raise UserError(f"--test-set {location}: only one language of the model ({', '.join(multi_way)}) is there, but a direction needs two")
+        raise UserError(
+            f"--test-set {location}: only one language of the model ({', '.join(multi_way)}) is there, but a direction needs two"
+        )
     return TestSet(name or prefix, str(folder / prefix), multi_way, pairs)
 
 
@@ -98,11 +102,15 @@ def _only_prefix(found: dict[str, object], location: str) -> str:
     if len(found) == 1:
         return next(iter(found))
     if found and _TEST_PREFIX not in found:
-        raise UserError(f"--test-set {location}: files of several test sets; choose one: {', '.join(f'{location}/{prefix}' for prefix in sorted(found))}")
+        raise UserError(
+            f"--test-set {location}: files of several test sets; choose one: {', '.join(f'{location}/{prefix}' for prefix in sorted(found))}"
+        )
     return _TEST_PREFIX
 
 
-def _files_by_prefix(folder: Path, languages: set[str]) -> dict[str, tuple[dict[str, Path], dict[str, dict[str, Path]]]]:
+def _files_by_prefix(
+    folder: Path, languages: set[str]
+) -> dict[str, tuple[dict[str, Path], dict[str, dict[str, Path]]]]:
     """Return multi-way files and pairs of files for each prefix in the folder."""
     found: dict[str, tuple[dict[str, Path], dict[str, dict[str, Path]]]] = {}
     for path in sorted(folder.iterdir()):
@@ -135,5 +143,7 @@ def read_lines(path: Path) -> list[str]:
         try:
             lines.append(line.removesuffix(b"\r").decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}, line {number}: not valid UTF-8 ({error.reason} at byte {error.start + 1})") from error
+            raise UserError(
+                f"{path}, line {number}: not valid UTF-8 ({error.reason} at byte {error.start + 1})"
+            ) from error
     return lines

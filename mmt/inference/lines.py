@@ -36,15 +36,16 @@ class InputReport:
     def messages(self) -> list[str]:
         """One sentence per kind of problem."""
         return [
-            f"{what}: {problem.count} of {self.lines} lines, the first is line {problem.first_line}" for what, problem in self.problems.items()
+            f"{what}: {problem.count} of {self.lines} lines, the first is line {problem.first_line}"
+            for what, problem in self.problems.items()
         ]
 
 
 class LineReader:
     """Read windows of lines from a binary stream.
 
-    A window closes when it is full, when the input ends, or when no more input has come for ``patience_s`` seconds, so that whoever types or
-    pipes single lines gets answers at once, and files are read in full windows.
+    A window closes when it is full, when the input ends, or when no more input has come for ``patience_s`` seconds, so
+    that whoever types or pipes single lines gets answers at once, and files are read in full windows.
 
     Args:
         stream: an open file, pipe or terminal; it is read through its file descriptor.
@@ -56,7 +57,9 @@ class LineReader:
         report: what was wrong so far.
     """
 
-    def __init__(self, stream: BinaryIO, *, window: int = 1000, patience_s: float = 0.1, max_line_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self, stream: BinaryIO, *, window: int = 1000, patience_s: float = 0.1, max_line_bytes: int = 1 << 20
+    ) -> None:
         self._fd = stream.fileno()
         self._window = window
         self._patience_s = patience_s

@@ -15,7 +15,12 @@ TASK = "multilingual_moe_translation"
 # In a run's folder, the first that exists is used.
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt")
 # Options of the task that name files, and the file of a data folder that stands for each.
-_DATA_FILES = {"lang_dict": "lang_list.txt", "fixed_dictionary": "dict.txt", "source_dict": "dict.txt", "target_dict": "dict.txt"}
+_DATA_FILES = {
+    "lang_dict": "lang_list.txt",
+    "fixed_dictionary": "dict.txt",
+    "source_dict": "dict.txt",
+    "target_dict": "dict.txt",
+}
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,9 @@ def _task_config(state: dict[str, Any], checkpoint: Path) -> Any:
         raise UserError(f"--model {checkpoint}: there are no task settings in it")
     name = getattr(task_config, "_name", None) or getattr(task_config, "task", None)
     if name != TASK:
-        raise UserError(f"--model {checkpoint}: it was trained with --task {name}, but only models of --task {TASK} can be used")
+        raise UserError(
+            f"--model {checkpoint}: it was trained with --task {name}, but only models of --task {TASK} can be used"
+        )
     return task_config
 
 
@@ -100,12 +107,16 @@ def _use_data_folder(task_config: Any, data: Path | None, checkpoint: Path) -> P
     if data is None:
         folder = Path(str(task_config.data).split(":")[0])
         if not folder.is_dir():
-            raise UserError(f"--model {checkpoint} was trained with the data folder {folder}, which is not here; give its place with --data")
+            raise UserError(
+                f"--model {checkpoint} was trained with the data folder {folder}, which is not here; give its place with --data"
+            )
         return folder
     if not data.is_dir():
         raise UserError(f"--data {data}: no such folder")
     if not any(data.glob("dict*.txt")):
-        raise UserError(f"--data {data}: there is no dictionary (dict.txt) in it; it must be the folder that the model was trained with")
+        raise UserError(
+            f"--data {data}: there is no dictionary (dict.txt) in it; it must be the folder that the model was trained with"
+        )
     task_config.data = str(data)
     for option, name in _DATA_FILES.items():
         if getattr(task_config, option, None) is not None:
@@ -120,4 +131,6 @@ def _use_data_folder(task_config: Any, data: Path | None, checkpoint: Path) -> P
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # torch's first line names the class of the model, the second one what is wrong.
-    return (lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0] if lines else type(error).__name__)[:300]
+    return (lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0] if lines else type(error).__name__)[
+        :300
+    ]

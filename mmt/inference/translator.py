@@ -15,7 +15,8 @@ from mmt.errors import UserError
 from mmt.inference.loading import LoadedModel, load_model
 
 TOO_LONG_POLICIES = ("skip", "truncate")
-# Lines in a batch have equal lengths when these are rounded up to a multiple of this, and so the same limit for the length of the translation.
+# Lines in a batch have equal lengths when these are rounded up to a multiple of this, and so the same limit for the
+# length of the translation.
 LENGTH_STEP = 8
 
 
@@ -26,13 +27,15 @@ class DecodingOptions:
     Attributes:
         beam: size of the beam.
         lenpen: length penalty: below 1 favours short, above 1 long translations.
-        max_len_a, max_len_b: a translation has at most ``max_len_a * source pieces + max_len_b`` pieces, where the number of source pieces is
-            rounded up to a multiple of ``LENGTH_STEP``. fairseq-generate's defaults are 0 and 200; with these, a weak model that repeats itself
-            costs as much time as a page of text. It also takes the longest line of a batch for the limit of all, so that translations would
-            depend on the lines around them.
+        max_len_a, max_len_b: a translation has at most ``max_len_a * source pieces + max_len_b`` pieces, where the
+            number of source pieces is rounded up to a multiple of ``LENGTH_STEP``. fairseq-generate's defaults are 0
+            and 200; with these, a weak model that repeats itself costs as much time as a page of text. It also takes
+            the longest line of a batch for the limit of all, so that translations would depend on the lines around
+            them.
         max_tokens: pieces in a batch, padding included.
         bf16: compute in bfloat16 (autocast).
-        too_long: what happens to a line with more pieces than the model has positions: "skip" (empty translation) or "truncate".
+        too_long: what happens to a line with more pieces than the model has positions: "skip" (empty translation) or
+            "truncate".
     """
 
     beam: int = 5
@@ -62,7 +65,8 @@ class Translation:
 
     Attributes:
         text: without line breaks; empty for an empty line and for a skipped one.
-        score: the hypothesis's log-probability, normalised by its length as fairseq does; None if nothing was translated.
+        score: the hypothesis's log-probability, normalised by its length as fairseq does; None if nothing was
+            translated.
         too_long: whether the line had more pieces than the model has positions.
     """
 
@@ -92,7 +96,12 @@ class Translator:
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, *, data: str | Path | None = None, device: str = "cpu", options: DecodingOptions = DecodingOptions()
+        cls,
+        path: str | Path,
+        *,
+        data: str | Path | None = None,
+        device: str = "cpu",
+        options: DecodingOptions = DecodingOptions(),
     ) -> "Translator":
         """Load a checkpoint, or the best or last one of a run's folder.
 
@@ -139,7 +148,8 @@ class Translator:
             lines: without their line breaks.
             source: language of the lines.
             target: language of the translations.
-            on_batch: called after each batch with its number of lines; lines that need no translation are reported at the start.
+            on_batch: called after each batch with its number of lines; lines that need no translation are reported at
+                the start.
         """
         self.check_language(source, "--from")
         self.check_language(target, "--to")
@@ -175,7 +185,9 @@ class Translator:
         order = batch["id"].tolist()  # collating sorts by length
         if self.device.type == "cuda":
             batch = utils.move_to_cuda(batch)
-        hypotheses = self.task.inference_step(self._generator(target, max(len(tokens) for tokens in sources)), [self.model], batch)
+        hypotheses = self.task.inference_step(
+            self._generator(target, max(len(tokens) for tokens in sources)), [self.model], batch
+        )
         found: list[tuple[str, float]] = [("", 0.0)] * len(sources)
         for i, ranked in zip(order, hypotheses, strict=True):
             if ranked:
@@ -203,7 +215,9 @@ def _batches(lengths: dict[int, int], max_tokens: int) -> Iterator[list[int]]:
     """Group the keys by rounded length so that no batch has more than ``max_tokens`` pieces with its padding, but for single long lines."""
     batch: list[int] = []
     for i in sorted(lengths, key=lambda key: lengths[key]):
-        if batch and ((len(batch) + 1) * lengths[i] > max_tokens or _rounded_up(lengths[batch[0]]) != _rounded_up(lengths[i])):
+        if batch and (
+            (len(batch) + 1) * lengths[i] > max_tokens or _rounded_up(lengths[batch[0]]) != _rounded_up(lengths[i])
+        ):
             yield batch
             batch = []
         batch.append(i)

@@ -45,6 +45,7 @@ def collect_statistics(routing: Routing, dispatch: Dispatch) -> RoutingStatistic
         tokens_U = logits_UE.new_ones(logits_UE.size(0))
     else:
         tokens_U = torch.bincount(routing.unit_T, minlength=logits_UE.size(0)).to(logits_UE.dtype)
+    # Autocast would turn the products below into bfloat16, which cannot count beyond 256.
     with torch.autocast(logits_UE.device.type, enabled=False):
         logsumexp_U = logits_UE.logsumexp(dim=-1)
         with torch.no_grad():

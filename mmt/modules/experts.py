@@ -1,6 +1,7 @@
 """The experts: E feed-forward networks with stacked weights, each applied to its own rows."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 
 
 class Experts(nn.Module):
@@ -89,7 +90,7 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x_RD: Tensor,
         weight_1: Tensor,
@@ -116,7 +117,7 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Any, ...]:
         x_RD, hidden_RF, weight_1, weight_2 = ctx.saved_tensors
         grad_RD = grad_RD.contiguous()
         grad_x_RD = torch.empty_like(x_RD)

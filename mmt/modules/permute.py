@@ -15,53 +15,53 @@ from mmt.modules.dispatch import Dispatch
 
 class _TakeRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, index_R: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x_TD: Tensor, index_R: Tensor) -> Tensor:
         ctx.save_for_backward(index_R)
         ctx.num_rows = x_TD.size(0)
         return x_TD.index_select(0, index_R)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor, None]:
         (index_R,) = ctx.saved_tensors
         return _spread(grad_RD, index_R, ctx.num_rows), None
 
 
 class _PutRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_RD: Tensor, index_R: Tensor, num_rows: int) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x_RD: Tensor, index_R: Tensor, num_rows: int) -> Tensor:
         ctx.save_for_backward(index_R)
         return _spread(x_RD, index_R, num_rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, None, None]:
         (index_R,) = ctx.saved_tensors
         return grad_TD.index_select(0, index_R), None, None
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, dispatch: Dispatch) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x_TD: Tensor, dispatch: Dispatch) -> Tensor:
         ctx.dispatch = dispatch
         return x_TD.index_select(0, dispatch.token_R)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor, None]:
         return _sum_routes(grad_RD, ctx.dispatch, None), None
 
 
 class _Combine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows_RD: Tensor, weight_TK: Tensor, dispatch: Dispatch) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, rows_RD: Tensor, weight_TK: Tensor, dispatch: Dispatch) -> Tensor:
         ctx.save_for_backward(rows_RD, weight_TK)
         ctx.dispatch = dispatch
         return _sum_routes(rows_RD, dispatch, weight_TK)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, Tensor, None]:
         rows_RD, weight_TK = ctx.saved_tensors
         route_R = ctx.dispatch.route_R
         grad_rows_RD = grad_TD.index_select(0, ctx.dispatch.token_R)

@@ -37,7 +37,9 @@ def mmt(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None) -> 
         input_file.seek(0)
         child = os.fork()
         if child == 0:
-            _become_mmt([str(argument) for argument in arguments], (input_file.fileno(), output.fileno(), errors.fileno()), cwd)
+            _become_mmt(
+                [str(argument) for argument in arguments], (input_file.fileno(), output.fileno(), errors.fileno()), cwd
+            )
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         output.seek(0)
         errors.seek(0)

@@ -35,18 +35,24 @@ def test_one_target_goes_to_stdout_line_by_line(tiny: Path) -> None:
     assert finished.stderr == ""
     assert len(finished.stdout.split("\n")) == len(LINES) + 1
     for i in (0, 4):
-        alone = mmt("translate", "--model", tiny / "run", "--from", "en", "--to", "de", *QUICK, stdin=f"{LINES[i]}\n".encode())
+        alone = mmt(
+            "translate", "--model", tiny / "run", "--from", "en", "--to", "de", *QUICK, stdin=f"{LINES[i]}\n".encode()
+        )
         assert alone.stdout == finished.stdout.split("\n")[i] + "\n"
 
 
 def test_several_targets_are_columns_or_files_with_the_same_text(tiny: Path, tmp_path: Path) -> None:
     columns = mmt("translate", "--model", tiny / "run", "--to", "ru,de", *QUICK, stdin=TEXT)
-    files = mmt("translate", "--model", tiny / "run", "--to", "ru,de", *QUICK, "--output-prefix", tmp_path / "out", stdin=TEXT)
+    files = mmt(
+        "translate", "--model", tiny / "run", "--to", "ru,de", *QUICK, "--output-prefix", tmp_path / "out", stdin=TEXT
+    )
 
     assert columns.returncode == files.returncode == 0
     assert files.stdout == ""
     russian, german = (tmp_path / "out.ru").read_text(), (tmp_path / "out.de").read_text()
-    assert columns.stdout == "".join(f"{ru}\t{de}\n" for ru, de in zip(russian.split("\n")[:-1], german.split("\n")[:-1], strict=True))
+    assert columns.stdout == "".join(
+        f"{ru}\t{de}\n" for ru, de in zip(russian.split("\n")[:-1], german.split("\n")[:-1], strict=True)
+    )
     assert german == mmt("translate", "--model", tiny / "run", "--to", "de", *QUICK, stdin=TEXT).stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.de", "out.ru"]
 
@@ -59,7 +65,9 @@ def test_bad_lines_are_counted_and_all_lines_stay_aligned(tiny: Path) -> None:
     assert finished.returncode == 0
     translations = finished.stdout.split("\n")[:-1]
     assert [bool(line) for line in translations] == [True, False, True, False, True, True]
-    assert translations[5] == mmt("translate", "--model", tiny / "run", "--to", "de", *QUICK, stdin=b"Save.").stdout[:-1]
+    assert (
+        translations[5] == mmt("translate", "--model", tiny / "run", "--to", "de", *QUICK, stdin=b"Save.").stdout[:-1]
+    )
     assert sorted(finished.stderr.splitlines()) == [
         "mmt translate: NUL bytes, read as spaces: 1 of 6 lines, the first is line 5",
         "mmt translate: invalid UTF-8, the wrong bytes read as U+FFFD: 1 of 6 lines, the first is line 3",
@@ -68,10 +76,15 @@ def test_bad_lines_are_counted_and_all_lines_stay_aligned(tiny: Path) -> None:
 
 
 def test_a_line_that_is_too_long_is_truncated_on_request(tiny: Path) -> None:
-    finished = mmt("translate", "--model", tiny / "run", "--to", "de", *QUICK, "--too-long", "truncate", stdin=b"x" * 100_000)
+    finished = mmt(
+        "translate", "--model", tiny / "run", "--to", "de", *QUICK, "--too-long", "truncate", stdin=b"x" * 100_000
+    )
 
     assert len(finished.stdout) > 1
-    assert finished.stderr == "mmt translate: more than the 62 pieces that the model takes, truncated: 1 of 1 lines, the first is line 1\n"
+    assert (
+        finished.stderr
+        == "mmt translate: more than the 62 pieces that the model takes, truncated: 1 of 1 lines, the first is line 1\n"
+    )
 
 
 def test_empty_input_gives_empty_output(tiny: Path, tmp_path: Path) -> None:
@@ -107,7 +120,17 @@ def test_a_pipe_that_stays_open_gets_its_answers(tiny: Path) -> None:
 
 @pytest.mark.slow
 def test_a_kill_leaves_no_file_under_its_final_name(tiny: Path, tmp_path: Path) -> None:
-    process = start_mmt("translate", "--model", tiny / "run", "--to", "de", *QUICK, "--output-prefix", tmp_path / "out", stdout=subprocess.DEVNULL)
+    process = start_mmt(
+        "translate",
+        "--model",
+        tiny / "run",
+        "--to",
+        "de",
+        *QUICK,
+        "--output-prefix",
+        tmp_path / "out",
+        stdout=subprocess.DEVNULL,
+    )
     assert process.stdin is not None
     process.stdin.write(TEXT)
     process.stdin.flush()
@@ -141,7 +164,10 @@ def test_wrong_options_are_one_line(arguments: list[str], expected: str, tiny: P
     assert line.startswith(f"mmt: error: {expected}")
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty folder", "empty", "truncated", "text", "code", "other dictionary", "moved data", "other model"])
+@pytest.mark.parametrize(
+    "damage",
+    ["missing", "empty folder", "empty", "truncated", "text", "code", "other dictionary", "moved data", "other model"],
+)
 def test_a_checkpoint_that_cannot_be_used_is_one_line_that_names_it(damage: str, tiny: Path, tmp_path: Path) -> None:
     checkpoint, trace = tmp_path / "model.pt", tmp_path / "trace"
     original = tiny / "run" / "checkpoint_last.pt"
@@ -172,7 +198,9 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line_that_names_it(damage: str,
             data.mkdir()
             for name in ("spm.model", "lang_list.txt", "lang_pairs.txt"):
                 (data / name).write_bytes((tiny / "bin" / name).read_bytes())
-            (data / "dict.txt").write_text("".join((tiny / "bin" / "dict.txt").read_text().splitlines(keepends=True)[:-3]))
+            (data / "dict.txt").write_text(
+                "".join((tiny / "bin" / "dict.txt").read_text().splitlines(keepends=True)[:-3])
+            )
             options = ["--data", data]
             expected += f", data folder {data}: the dictionary does not fit the checkpoint: it has "
         elif damage == "moved data":

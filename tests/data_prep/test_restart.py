@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.errors import DataError
 from data_prep.files import replacing
 from data_prep.recipe import REPOSITORY
-from data_prep.steps import Unit, stats_path
+from data_prep.steps import Unit, in_processes, stats_path
 from tests.data_prep.helpers import write_lines
 
 
@@ -74,3 +75,15 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_data(tmp_path: Pa
     for part in ("text", "spm", "bin"):
         ours = {p.name: p.read_bytes() for p in (final / part).iterdir()}
         assert ours == {p.name: p.read_bytes() for p in (expected / part).iterdir()}
+
+
+def _die(item: int) -> int:
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def test_a_killed_worker_process_is_a_user_error_and_no_hang() -> None:
+    with pytest.raises(DataError, match="a process was killed, most likely for lack of memory"):
+        in_processes(_die, list(range(6)), jobs=2)
+    assert in_processes(_die, [1, 2, 4], jobs=2) == [1, 2, 4]

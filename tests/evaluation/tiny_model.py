@@ -1,4 +1,4 @@
-"""A tiny model with a SentencePiece vocabulary, trained for two updates: it translates badly, but in all the ways that a good one does."""
+"""A tiny model with a SentencePiece vocabulary, trained for seconds: it translates badly, but in all the ways that a good one does."""
 
 import random
 from pathlib import Path
@@ -78,7 +78,29 @@ def write_tiny_model(folder: Path) -> Path:
         (folder / "multi").mkdir()
         for language, lines in aligned_text(12, seed=3).items():
             write_lines(folder / "multi" / f"news.{language}", lines)
-        size = ["--encoder-embed-dim", "32", "--encoder-ffn-embed-dim", "32", "--max-source-positions", MAX_POSITIONS, "--max-target-positions", MAX_POSITIONS]
+        size = [
+            "--encoder-embed-dim",
+            "32",
+            "--encoder-ffn-embed-dim",
+            "32",
+            "--max-source-positions",
+            MAX_POSITIONS,
+            "--max-target-positions",
+            MAX_POSITIONS,
+        ]
         routing = ["--moe-experts", "2", "--encoder-routing", "token", "--decoder-routing", "task"]
-        train(folder / "bin", folder / "run", *size, *routing, "--max-update", "2", "--disable-validation", "--no-progress-bar", "--seed", "1")
+        train(
+            folder / "bin",
+            folder / "run",
+            *size,
+            *routing,
+            "--max-update",
+            "200",
+            "--warmup-updates",
+            "50",
+            "--disable-validation",
+            "--no-progress-bar",
+            "--seed",
+            "1",
+        )
     return folder

@@ -60,7 +60,9 @@ def test_a_line_that_is_too_long_is_cut_between_characters(size: int, tmp_path: 
     windows, reader = read_all("€€€€€\nnext\n".encode(), tmp_path, max_line_bytes=size)
 
     assert windows == [["€" * (size // 3), "next"]]
-    assert reader.report.messages() == [f"longer than {size} bytes, the rest was ignored: 1 of 2 lines, the first is line 1"]
+    assert reader.report.messages() == [
+        f"longer than {size} bytes, the rest was ignored: 1 of 2 lines, the first is line 1"
+    ]
 
 
 def test_a_huge_line_does_not_fill_the_memory(tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ def test_translations_and_scores_are_those_of_fairseq_interactive(translator: Tr
     ]
     result = run(command, input="\n".join(LINES[:6]))
     assert result.returncode == 0, result.stderr[-2000:]
-    expected = {int(number): (float(score), text) for number, score, text in re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", result.stdout, re.MULTILINE)}
+    expected = {
+        int(number): (float(score), text)
+        for number, score, text in re.findall(r"^H-(\d+)\t(\S+)\t(.*)$", result.stdout, re.MULTILINE)
+    }
 
     found = with_options(translator, max_len_a=0, max_len_b=12).translate_window(LINES[:6], "en", "ru")
 
@@ -110,7 +113,9 @@ def test_lines_with_more_pieces_than_positions_are_skipped_or_truncated(policy: 
     fits = "€" * ((MAX_POSITIONS - 4) // 3)  # three bytes each, after the piece for the beginning of a word
     assert len(translator._encode(fits)) <= translator.max_pieces < len(translator._encode(fits + "€"))
 
-    found = with_options(translator, too_long=policy).translate_window([fits, fits + "€", "€" * 100_000, LINES[0]], "en", "de")
+    found = with_options(translator, too_long=policy).translate_window(
+        [fits, fits + "€", "€" * 100_000, LINES[0]], "en", "de"
+    )
 
     assert [translation.too_long for translation in found] == [False, True, True, False]
     assert [translation.score is None for translation in found] == [False, policy == "skip", policy == "skip", False]
@@ -162,7 +167,9 @@ def test_wrong_options_are_refused_by_name(options: dict[str, object], message: 
 
 
 @pytest.mark.parametrize(("source", "target", "option"), [("xx", "de", "--from"), ("en", "xx", "--to")])
-def test_an_unknown_language_is_named_with_the_known_ones(translator: Translator, source: str, target: str, option: str) -> None:
+def test_an_unknown_language_is_named_with_the_known_ones(
+    translator: Translator, source: str, target: str, option: str
+) -> None:
     with pytest.raises(UserError, match=f"^{option}: unknown language 'xx'; the model knows {', '.join(LANGUAGES)}$"):
         translator.translate_window(["a"], source, target)
 
@@ -185,7 +192,9 @@ def test_a_data_folder_that_was_moved_can_be_given(tiny: Path, tmp_path: Path, t
 
     assert loaded.data == moved
     assert loaded.task.args.fixed_dictionary == str(moved / "dict.txt")
-    assert Translator(loaded, translator.options).translate_window(LINES[:3], "en", "de") == translator.translate_window(LINES[:3], "en", "de")
+    assert Translator(loaded, translator.options).translate_window(
+        LINES[:3], "en", "de"
+    ) == translator.translate_window(LINES[:3], "en", "de")
 
 
 def test_cuda_on_a_machine_without_it_is_refused(tiny: Path) -> None:

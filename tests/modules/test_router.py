@@ -1,63 +1,134 @@
-"""What each router looks at."""
-
 import pytest
 import torch
 
 from mmt.modules.router import SentenceRouter, TaskRouter, TokenRouter
 from mmt.modules.routing import TokenContext, choose_top_k
-from tests.modules.reference import DIM, make_context
+from tests.modules.reference import DIM, NUM_EXPERTS, NUM_TASKS, make_batch, make_layer
 
 
-@pytest.mark.parametrize("top_k", [0, 5])
-def test_top_k_out_of_range_is_refused_by_name(top_k: int) -> None:
-    for router, options in ((TokenRouter, {}), (TaskRouter, {"num_tasks": 2})):
-        with pytest.raises(ValueError, match=rf"--moe-top-k must be between 1 and --moe-experts \(4\), but is {top_k}\."):
-            router(DIM, 4, top_k, **options)
+@pytest.mark.parametrize("top_k", [1, 2, 3, 6])
+def test_the_best_experts_are_chosen_in_order(top_k: int) -> None:
+    logits_TE = torch.randn(20, 6)
+
+    routing = choose_top_k(logits_TE, top_k)
+
+    assert torch.equal(routing.expert_TK, logits_TE.argsort(dim=-1, descending=True)[:, :top_k])
+    torch.testing.assert_close(routing.probability_TK, logits_TE.softmax(-1).gather(1, routing.expert_TK))
 
 
-def test_weights_of_one_expert_are_probabilities_and_of_several_sum_to_one() -> None:
-    logits = torch.randn(6, 4)
-    assert torch.equal(choose_top_k(logits, 1).weight_TK[:, 0], logits.softmax(-1).max(-1).values)
-    torch.testing.assert_close(choose_top_k(logits, 3).weight_TK.sum(-1), torch.ones(6))
+def test_with_one_expert_per_token_the_weight_is_its_probability() -> None:
+    logits_TE = torch.randn(5, 4)
+    torch.testing.assert_close(choose_top_k(logits_TE, 1).weight_TK, logits_TE.softmax(-1).amax(-1, keepdim=True))
 
 
-def test_task_routing_depends_on_the_task_alone_and_needs_no_text() -> None:
-    router = TaskRouter(DIM, 8, 2, num_tasks=3)
-    context = make_context([3, 2, 4], task_ids=[2, 0, 2])
-    first, second = router(torch.randn(9, DIM), context), router(torch.randn(9, DIM), context)
-    assert torch.equal(first.expert_TK, second.expert_TK) and torch.equal(first.weight_TK, second.weight_TK)
-    experts, weights = router.routing_of_tasks()
-    tasks = torch.tensor([2] * 3 + [0] * 2 + [2] * 4)
-    assert torch.equal(first.expert_TK, experts[tasks]) and torch.equal(first.weight_TK, weights[tasks])
+@pytest.mark.parametrize("top_k", [2, 3, 4])
+def test_with_more_experts_the_weights_sum_to_1_in_proportion_to_the_probabilities(top_k: int) -> None:
+    routing = choose_top_k(torch.randn(5, 4), top_k)
+    torch.testing.assert_close(routing.weight_TK.sum(-1), torch.ones(5))
+    ratio_TK = routing.weight_TK / routing.probability_TK
+    torch.testing.assert_close(ratio_TK, ratio_TK[:, :1].expand_as(ratio_TK))
 
 
-def test_task_routing_without_task_ids_says_what_is_missing() -> None:
-    with pytest.raises(ValueError, match="task_id_B"):
-        TaskRouter(DIM, 4, 1, num_tasks=2)(torch.randn(2, DIM), TokenContext(None, torch.zeros(2, dtype=torch.long), 1))
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_the_router_gets_a_gradient_through_the_weights(top_k: int) -> None:
+    layer = make_layer("token", top_k)
+    x_TD, context = make_batch()
+    layer(x_TD, context)[0].square().sum().backward()
+    assert layer.router.gate.weight.grad is not None
+    assert layer.router.gate.weight.grad.abs().sum() > 0
 
 
-def test_all_tokens_of_a_sentence_go_to_the_same_experts() -> None:
-    torch.manual_seed(1)
-    routing = SentenceRouter(DIM, 8, 2)(torch.randn(12, DIM), make_context([5, 4, 3]))
-    for tokens in ((0, 5), (5, 9), (9, 12)):
-        assert (routing.expert_TK[slice(*tokens)] == routing.expert_TK[tokens[0]]).all()
+@pytest.mark.parametrize("top_k", [0, 7, -1])
+@pytest.mark.parametrize("router", [TokenRouter, SentenceRouter, TaskRouter])
+def test_more_experts_per_token_than_there_are_is_refused(router: type, top_k: int) -> None:
+    options = {"num_tasks": 2} if router is TaskRouter else {}
+    message = rf"^--moe-top-k must be between 1 and --moe-experts \(6\), but is {top_k}\.$"
+    with pytest.raises(ValueError, match=message):
+        router(DIM, 6, top_k, **options)
 
 
-def test_the_order_of_a_sentences_words_changes_no_sentence_routing() -> None:
-    router, x, context = SentenceRouter(DIM, 8, 2), torch.randn(5, DIM), make_context([5])
-    torch.testing.assert_close(router(x[torch.randperm(5)], context).logits_UE, router(x, context).logits_UE)
+def test_impossible_jitter_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^--moe-input-jitter must be at least 0 and below 1, but is 1\.5\.$"):
+        TokenRouter(4, 4, 1, input_jitter=1.5)
 
 
-def test_a_decoders_sentence_router_looks_at_the_given_state_and_at_no_token() -> None:
-    router = SentenceRouter(DIM, 8, 2)
-    context = TokenContext(None, torch.tensor([0, 0, 1]), 2, sentence_state_BD=torch.randn(2, DIM))
-    assert torch.equal(router(torch.randn(3, DIM), context).logits_UE, router(torch.randn(3, DIM), context).logits_UE)
+@pytest.mark.parametrize("router", ["token", "sentence", "task"])
+def test_routing_is_float32_whatever_the_model_computes_in(router: str) -> None:
+    layer = make_layer(router, top_k=2)
+    x_TD, context = make_batch(router)
+    expected = layer.router(x_TD.bfloat16().float(), context)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        routing = layer.router(x_TD.bfloat16(), context)
+
+    for name in ("logits_UE", "probability_UE", "weight_TK"):
+        assert getattr(routing, name).dtype == torch.float32
+        assert torch.equal(getattr(routing, name), getattr(expected, name)), name
 
 
-def test_jitter_moves_the_input_by_no_more_than_its_size() -> None:
-    router = TokenRouter(DIM, 4, 1, input_jitter=0.1).train()
-    torch.nn.init.ones_(router.gate.weight)
-    x = torch.ones(1000, DIM)
-    scores = router.score(x)
-    assert scores.std() > 0
-    assert ((scores - DIM).abs() <= 0.1 * DIM + 1e-4).all()
+def test_jitter_changes_the_scores_in_training_only_and_by_no_more_than_asked() -> None:
+    router = TokenRouter(1, 4, 1, input_jitter=0.1)
+    x_TD = torch.ones(1000, 1)
+    context = TokenContext()
+
+    factor = router(x_TD, context).logits_UE / router.gate.weight.t()
+
+    assert 0.9 <= factor.min() < 0.91
+    assert 1.09 < factor.max() <= 1.1
+    router.eval()
+    assert torch.equal(router(x_TD, context).logits_UE, router.gate.weight.t().expand(1000, 4))
+
+
+def test_a_sentence_has_one_set_of_experts_chosen_by_the_mean_of_its_tokens() -> None:
+    router = make_layer("sentence", top_k=2).router
+    x_TD, context = make_batch("sentence", lengths=(5, 3, 1))
+
+    routing = router(x_TD, context)
+
+    means = torch.stack([x_TD[:5].mean(0), x_TD[5:8].mean(0), x_TD[8]])
+    expected = choose_top_k(means @ router.gate.weight.t(), 2)
+    assert torch.equal(routing.expert_TK, expected.expert_TK[context.sentence_T])
+    torch.testing.assert_close(routing.weight_TK, expected.weight_TK[context.sentence_T])
+
+
+def test_decoder_sentence_routing_looks_at_the_given_state_only() -> None:
+    router = make_layer("sentence", top_k=2).router
+    x_TD, context = make_batch("decoder sentence")
+
+    routing, other = router(x_TD, context), router(torch.randn_like(x_TD), context)
+
+    assert torch.equal(routing.logits_UE, other.logits_UE)
+    assert torch.equal(routing.expert_TK, other.expert_TK)
+    torch.testing.assert_close(routing.logits_UE, context.sentence_state_BD @ router.gate.weight.t())
+
+
+def test_task_routing_depends_on_the_task_id_only() -> None:
+    layer = make_layer("task", top_k=2)
+    x_TD, context = make_batch("task", lengths=(4, 2, 3))
+    expert_tasks_K, weight_tasks_K = layer.router.routing_of_tasks()
+
+    routing, other = layer.router(x_TD, context), layer.router(torch.randn_like(x_TD), context)
+
+    task_T = context.task_id_B[context.sentence_T]
+    for part in (routing, other):
+        assert torch.equal(part.expert_TK, expert_tasks_K[task_T])
+        assert torch.equal(part.weight_TK, weight_tasks_K[task_T])
+    assert expert_tasks_K.shape == weight_tasks_K.shape == (NUM_TASKS, 2)
+
+
+@pytest.mark.parametrize(
+    ("router", "context"),
+    [
+        ("sentence", TokenContext()),
+        ("task", TokenContext(task_id_B=torch.tensor([0, 1]))),
+        ("task", TokenContext(sentence_T=torch.tensor([0, 1]))),
+    ],
+)
+def test_a_router_says_what_it_misses(router: str, context: TokenContext) -> None:
+    with pytest.raises(ValueError, match=rf"^{router} routing needs context\."):
+        make_layer(router).router(torch.randn(2, DIM), context)
+
+
+def test_gates_have_no_bias() -> None:
+    assert all(make_layer(router).router.gate.bias is None for router in ("token", "sentence", "task"))
+    assert make_layer("task").router.gate.weight.shape == (NUM_EXPERTS, DIM)

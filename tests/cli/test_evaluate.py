@@ -1,0 +1,248 @@
+"""``mmt evaluate`` as a user runs it: tables, resuming after a kill, bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.command import Finished, mmt, start_mmt
+from tests.evaluation.tiny_model import aligned_text, write_lines
+
+QUICK = ["--beam", "1", "--max-len-b", "4", "--max-len-a", "1"]
+
+
+def records(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (results / "scores.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    """Results of the trained directions on the text beside the data, and what the command printed."""
+    results = tmp_path_factory.mktemp("evaluated") / "results"
+    return results, mmt("evaluate", tiny / "run", "--output", results, *QUICK)
+
+
+def test_all_trained_directions_are_scored_with_signatures_and_baselines(evaluated: tuple[Path, Finished]) -> None:
+    results, finished = evaluated
+
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == ""
+    found = records(results)
+    assert [line["direction"] for line in found] == ["en-de", "en-ru", "de-en", "ru-en"]
+    for line in found:
+        assert line["test_set"] == "test" and line["segments"] == 12 and line["trained"]
+        assert line["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")
+        assert "|nw:2|" in line["chrf_signature"]
+        assert line["bleu_signature"] in finished.stdout and line["chrf_signature"] in finished.stdout
+        assert f"{line['direction']} " in finished.stdout
+        assert line["wall_s"] > 0
+    for text in ("copy source", "nearest training sentence", "all (4)", "en→xx (2)", "xx→en (2)", "high (4)"):
+        assert text in finished.stdout
+    # The tiny model has learnt something.
+    summary = {
+        (line["metric"], line["system"], line["group"]): line["score"]
+        for line in json.loads((results / "summary.json").read_text())["test"]
+    }
+    assert summary["chrf", "model", "all"] > summary["chrf", "copy source", "all"]
+    assert summary["chrf", "model", "all"] == pytest.approx(sum(line["chrf"] for line in found) / 4)
+
+
+def test_scores_are_those_of_the_sacrebleu_command_on_the_files(evaluated: tuple[Path, Finished], tiny: Path) -> None:
+    results, _ = evaluated
+    files = [tiny / "text" / "test.en-de.de", "-i", results / "hypotheses" / "test.en-de.de"]
+    command = [sys.executable, "-m", "sacrebleu", *files, "-m", "bleu", "chrf", "--chrf-word-order", "2", "-w", "4"]
+
+    expected = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+    found = records(results)[0]
+    assert [found["bleu"], found["chrf"]] == [metric["score"] for metric in expected]
+    assert [found["bleu_signature"], found["chrf_signature"]] == [metric["signature"] for metric in expected]
+
+
+def test_hypotheses_are_what_mmt_translate_gives(evaluated: tuple[Path, Finished], tiny: Path) -> None:
+    results, _ = evaluated
+    source = (tiny / "text" / "test.en-ru.en").read_bytes()
+
+    translated = mmt("translate", "--model", tiny / "run", "--to", "ru", *QUICK, stdin=source)
+
+    assert (results / "hypotheses" / "test.en-ru.ru").read_text() == translated.stdout
+
+
+def test_going_on_translates_nothing_again_and_may_add_directions(
+    evaluated: tuple[Path, Finished], tiny: Path, tmp_path: Path
+) -> None:
+    results = Path(shutil.copytree(evaluated[0], tmp_path / "results"))
+    before = (results / "scores.jsonl").read_text()
+
+    test_sets = ["--test-set", tiny / "text", "--test-set", f"multi={tiny}/multi"]
+    finished = mmt("evaluate", tiny / "run", "--output", results, *QUICK, *test_sets, "--directions", "en-de,zero-shot")
+
+    assert finished.returncode == 0, finished.stderr
+    assert (results / "scores.jsonl").read_text().startswith(before)
+    # The pair files have no text for zero-shot directions.
+    added = [(line["test_set"], line["direction"], line["trained"]) for line in records(results)[4:]]
+    assert added == [("multi", "en-de", True), ("multi", "de-ru", False), ("multi", "ru-de", False)]
+    assert "de-ru (zero-shot)" in finished.stdout
+    assert (
+        "No nearest training sentence, since there is no training text of both languages: de-ru, ru-de"
+        in finished.stdout
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait_for", ["scores.jsonl", "hypotheses/test.en-ru.ru"])
+def test_a_kill_costs_at_most_one_direction(
+    wait_for: str, tiny: Path, tmp_path: Path, evaluated: tuple[Path, Finished]
+) -> None:
+    results = tmp_path / "results"
+    process = start_mmt("evaluate", tiny / "run", "--output", results, *QUICK)
+    while not (results / wait_for).is_file():
+        assert process.poll() is None
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    survived = (results / "scores.jsonl").read_bytes() if (results / "scores.jsonl").exists() else b""
+    whole = survived[: survived.rfind(b"\n") + 1]
+
+    finished = mmt("evaluate", tiny / "run", "--output", results, *QUICK)
+
+    assert finished.returncode == 0, finished.stderr
+    after = (results / "scores.jsonl").read_bytes()
+    assert after.startswith(whole)  # with the wall times of the killed run
+    without_times = [{key: value for key, value in line.items() if key != "wall_s"} for line in records(results)]
+    assert without_times == [
+        {key: value for key, value in line.items() if key != "wall_s"} for line in records(evaluated[0])
+    ]
+    assert not list(results.rglob("*.partial"))
+
+
+def test_another_checkpoint_or_option_is_refused_until_restart(
+    evaluated: tuple[Path, Finished], tiny: Path, tmp_path: Path
+) -> None:
+    results = Path(shutil.copytree(evaluated[0], tmp_path / "results"))
+    other = tmp_path / "checkpoint_last.pt"
+    other.write_bytes((tiny / "run" / "checkpoint_last.pt").read_bytes())
+    options = [*QUICK, "--beam", "2"]
+
+    refused = mmt("evaluate", "--model", other, "--output", results, *options)
+    assert refused.error_line().startswith(
+        f"mmt: error: --output {results} holds scores of another evaluation: beam 1 (now 2); "
+    )
+    assert records(results) == records(evaluated[0])
+
+    # The same file at another place is the same checkpoint.
+    assert mmt("evaluate", "--model", other, "--output", results, *QUICK).returncode == 0
+    assert mmt("evaluate", "--model", other, "--output", results, *options, "--restart").returncode == 0
+    assert json.loads((results / "run.json").read_text())["identity"]["beam"] == 2
+    assert len(records(results)) == 4
+
+
+def test_test_text_that_has_changed_is_refused(evaluated: tuple[Path, Finished], tiny: Path, tmp_path: Path) -> None:
+    results = Path(shutil.copytree(evaluated[0], tmp_path / "results"))
+    for language, lines in aligned_text(5, seed=9).items():
+        write_lines(tmp_path / f"test.{language}", lines)
+
+    line = mmt("evaluate", tiny / "run", "--output", results, *QUICK, "--test-set", tmp_path).error_line()
+
+    assert "holds scores of en-de on another text of test set test" in line
+
+
+def test_only_the_first_segments_are_scored_on_request(tiny: Path, tmp_path: Path) -> None:
+    finished = mmt(
+        "evaluate",
+        tiny / "run",
+        "--output",
+        tmp_path,
+        *QUICK,
+        "--max-segments",
+        "3",
+        "--directions",
+        "en-de",
+        "--no-baselines",
+    )
+
+    assert finished.returncode == 0
+    assert [line["segments"] for line in records(tmp_path)] == [3]
+    assert "copy" not in finished.stdout
+
+
+def test_tiers_come_from_a_table(tiny: Path, tmp_path: Path) -> None:
+    table = tmp_path / "langs.tsv"
+    table.write_text("code\ttier\nen\tpivot\nru\trare\nde\tcommon\n")
+    options = [*QUICK, "--max-segments", "2", "--no-baselines", "--tiers", table, "--progress"]
+
+    finished = mmt("evaluate", tiny / "run", "--output", tmp_path / "results", *options)
+
+    assert "rare (2)    common (2)" in finished.stdout
+    assert "test ru-en" in finished.stderr and "8/8" in finished.stderr
+
+
+def unequal(folder: Path) -> str:
+    write_lines(folder / "test.en", ["one", "two"])
+    write_lines(folder / "test.de", ["eins"])
+    return f"--test-set: {folder}/test.en has 2 lines, but {folder}/test.de has 1"
+
+
+def empty(folder: Path) -> str:
+    write_lines(folder / "test.en", ["one"])
+    (folder / "test.de").touch()
+    return f"{folder}/test.de is empty"
+
+
+def bad_bytes(folder: Path) -> str:
+    write_lines(folder / "test.en", ["one"])
+    (folder / "test.de").write_bytes(b"\xff\n")
+    return f"{folder}/test.de, line 1: not valid UTF-8 (invalid start byte at byte 1)"
+
+
+def no_files(folder: Path) -> str:
+    return f"--test-set {folder}: no files NAME.LANG or NAME.XX-YY.LANG of the languages en, de, ru"
+
+
+@pytest.mark.parametrize("make", [unequal, empty, bad_bytes, no_files])
+def test_a_bad_test_set_is_one_line_and_leaves_no_results(
+    make: Callable[[Path], str], tiny: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    expected = make(folder)
+
+    line = mmt("evaluate", tiny / "run", "--output", tmp_path / "results", "--test-set", folder).error_line()
+
+    assert line == f"mmt: error: {expected}"
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "name one model: mmt evaluate MODEL, or --model MODEL"),
+        (["no/such"], "--model no/such: no such file or folder"),
+        (["{run}", "--model", "{run}"], "name one model"),
+        (
+            ["{run}", "--directions", "en-xx,de-fr"],
+            "--directions: unknown language 'fr' in 'de-fr'; the model knows en, de, ru",
+        ),
+        (["{run}", "--directions", "de-ru"], "--directions de-ru: test set {text}/test has no text for it"),
+        (["{run}", "--tiers", "no/such"], "--tiers no/such: no such file"),
+        (["{run}", "--train-text", "."], "--train-text .: no files train.en-xx.en"),
+        (["{run}", "--baselines", "no/such/file"], "--baselines no/such/file: there is no folder no/such"),
+        (["{run}", "--max-segments", "0"], "--max-segments must be at least 1, but is 0"),
+        (["{run}", "--test-set", "{text}", "--test-set", "test={multi}"], "--test-set: two test sets are called test"),
+    ],
+)
+def test_wrong_options_are_one_line(arguments: list[str], expected: str, tiny: Path, tmp_path: Path) -> None:
+    places = {"run": tiny / "run", "text": tiny / "text", "multi": tiny / "multi"}
+    given = [argument.format(**places) for argument in arguments]
+
+    line = mmt("evaluate", *given, "--output", tmp_path / "results", cwd=tmp_path).error_line()
+
+    assert line.startswith(f"mmt: error: {expected.format(**places)}")
