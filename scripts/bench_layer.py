@@ -30,9 +30,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
 
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
@@ -139,7 +141,7 @@ RIVALS: dict[str, tuple[Callable[[Sizes, Experts], System], int | None]] = {  # 
 }
 
 
-def share_weights(networks: Iterable[nn.Module], experts: Experts) -> None:
+def share_weights(networks: Iterable[Any], experts: Experts) -> None:
     """Let expert networks with layers ``fc1``, ``fc2`` use the weights of ``experts``, so that they need no own."""
     for index, network in enumerate(networks):
         parameters = [nn.Parameter(stacked.data[index]) for stacked in experts.parameters()]
@@ -241,7 +243,6 @@ def main() -> None:
     if environment != dict(os.environ):  # memory settings are read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore", module="fairscale")
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
         print_table(options)
@@ -265,7 +266,7 @@ def print_table(options: argparse.Namespace) -> None:
                 ms = measure(systems, tokens, options.dim, getattr(torch, dtype), options.repeats)
                 cells = [dtype, str(experts), str(tokens)]
                 for name, base, _ in table:
-                    cells.append(f"{ms[name]:.0f}")
+                    cells.append(f"{ms[name]:.{0 if ms[name] >= 100 else 1}f}")
                     if base is not None:
                         cells.append(f"{ms[name] / ms[base]:.2f}")
                 print("| " + " | ".join(cells) + " |", flush=True)

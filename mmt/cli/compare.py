@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
                     {"test_set": name, kind: of, "metric": metric, "delta": difference.delta, **asdict(difference)}
                 )
     print(
-        f"\nPaired bootstrap: {args.samples} draws of segments, the same for all directions of a test set; seed {args.seed}. p: two-sided."
+        f"\nPaired bootstrap: {args.samples} draws of segments, the same for all directions of a test set; "
+        f"seed {args.seed}. p: two-sided."
     )
     if args.output:
         write_text(Path(args.output), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
@@ -123,7 +124,8 @@ def _samples(
                 raise UserError(f"{folder.path}: {direction} was scored on another text than {test_set.location}")
         if records[0]["segments"] != records[1]["segments"]:
             raise UserError(
-                f"{direction}: {a.path} has {records[0]['segments']} segments, but {b.path} has {records[1]['segments']}"
+                f"{direction}: {a.path} has {records[0]['segments']} segments, "
+                f"but {b.path} has {records[1]['segments']}"
             )
         references = references[: records[0]["segments"]]
         hypotheses = [folder.read_hypotheses(name, direction) for folder in (a, b)]

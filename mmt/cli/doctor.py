@@ -27,7 +27,10 @@ FAIRSEQ_DISTRIBUTIONS = ("ve-fairseq", "fairseq-fixed", "fairseq", "fairseq-buil
 OLDEST_TORCH = (2, 9)
 # What the kernel calls the instructions that matter for matrix products.
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
-APEX_BUILD = "git clone https://github.com/NVIDIA/apex && cd apex && pip install -v --no-build-isolation --config-settings '--build-option=--cpp_ext --cuda_ext' ."
+APEX_BUILD = (
+    "git clone https://github.com/NVIDIA/apex && cd apex && "
+    "pip install -v --no-build-isolation --config-settings '--build-option=--cpp_ext --cuda_ext' ."
+)
 
 
 class Findings:
@@ -60,9 +63,8 @@ def run(args: argparse.Namespace) -> int:
     for title, examine in SECTIONS.items():
         findings.section(title)
         examine(findings)
-    print(
-        f"\n{'The core works.' if not findings.failures else f'{findings.failures} things that the core needs are missing or broken.'}"
-    )
+    failures = findings.failures
+    print("\nThe core works." if not failures else f"\n{failures} things that the core needs are missing or broken.")
     return 1 if findings.failures else 0
 
 
@@ -108,10 +110,8 @@ def _devices(findings: Findings) -> None:
         "fast (--bf16 pays)" if fast else "works, but without instructions for it: --bf16 may be slower than float32",
     )
     if not torch.cuda.is_available():
-        findings.show(
-            "CUDA",
-            f"no device ({'built for CUDA ' + torch.version.cuda if torch.version.cuda else 'this torch is built without CUDA'})",
-        )
+        build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch is built without CUDA"
+        findings.show("CUDA", f"no device ({build})")
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         bf16 = "bfloat16" if properties.major >= 8 else "no bfloat16"
@@ -222,7 +222,11 @@ def optional_packages() -> dict[str, list[str]] | None:
 
 
 def apex_kind(spec: ModuleSpec | None) -> str | None:
-    """Tell NVIDIA's apex from PyPI's unrelated package of that name, without running either: "NVIDIA", "unrelated" or None."""
+    """Tell NVIDIA's apex from PyPI's unrelated package of that name, without running either.
+
+    Returns:
+        "NVIDIA", "unrelated", or None if there is no package of that name.
+    """
     if spec is None:
         return None
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]

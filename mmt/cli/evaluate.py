@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--test-set",
         action="append",
         metavar="[NAME=]FOLDER",
-        help="folder with line-aligned files test.LANG, or test.XX-YY.LANG; FOLDER/PREFIX for files that are not called test; may be given several "
-        "times (default: the folder text beside the model's data folder)",
+        help="folder with line-aligned files test.LANG, or test.XX-YY.LANG; FOLDER/PREFIX for files that are not "
+        "called test; may be given several times (default: the folder text beside the model's data folder)",
     )
     parser.add_argument(
         "--directions",
@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train-text",
         metavar="FOLDER",
-        help="folder with train.en-xx.{en,xx}, for the nearest-sentence baseline (default: the folder text beside the model's data folder)",
+        help="folder with train.en-xx.{en,xx}, for the nearest-sentence baseline (default: the folder text beside the "
+        "model's data folder)",
     )
     parser.add_argument(
         "--baselines",
@@ -139,7 +140,9 @@ def _test_sets(arguments: Sequence[str] | None, translator: Translator) -> list[
 
 
 def read_tiers_of(path: str | None, languages: Collection[str]) -> dict[str, str]:
-    """Read the tiers of these languages, in the order of the file; without a path from the default file, if it is there.
+    """Read the tiers of these languages, in the order of the file.
+
+    Without a path they are from the default file, if it is there.
 
     Raises:
         UserError: if the file that was asked for cannot be read.
@@ -211,14 +214,14 @@ def _report(
                 for direction in directions
                 if (name, direction) in by_job
             }
-        print(
-            f"\nTest set {name}\n\n{direction_table(chosen, systems, tiers)}\n\n{average_table(systems, directions, tiers)}\n"
-        )
+        print(f"\nTest set {name}\n\n{direction_table(chosen, systems, tiers)}")
+        print(f"\n{average_table(systems, directions, tiers)}\n")
         print("\n".join(signature_lines(chosen)))
         without = [direction for system in systems.values() for direction in directions if direction not in system]
         if without and missing_baselines:
             print(
-                f"No nearest training sentence, since there is no training text of both languages: {', '.join(dict.fromkeys(without))}"
+                "No nearest training sentence, since there is no training text of both languages: "
+                f"{', '.join(dict.fromkeys(without))}"
             )
         summary[name] = averages(systems, directions, tiers)
     write_text(output / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")

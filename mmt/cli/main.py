@@ -5,6 +5,7 @@ in ``VERBS``. Only the module of the chosen verb is imported.
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import logging
@@ -50,15 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader has gone, as in "mmt translate ... | head -1". Python would complain once more when it flushes at
-        # exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has gone, as in "mmt translate ... | head -1"
+        _give_up_stdout()
         return 128 + signal.SIGPIPE
     except OSError as error:
+        _give_up_stdout()
         where = f": {error.filename}" if error.filename else ""
         print(f"mmt: error: {error.strerror or error}{where}", file=sys.stderr)
         return EXIT_FAILURE
+
+
+def _give_up_stdout() -> None:
+    """Throw away what is still to be written: Python would fail again when it flushes at exit."""
+    with contextlib.suppress(OSError, ValueError):  # not a file, as in some tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output-prefix",
         metavar="PREFIX",
-        help="write PREFIX.LANG for each target language; default: stdout, with several targets one tab-separated column each, in the order of --to",
+        help="write PREFIX.LANG for each target language; default: stdout, with several targets one tab-separated "
+        "column each, in the order of --to",
     )
     parser.add_argument(
         "--window",
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--too-long",
         choices=TOO_LONG_POLICIES,
         default="skip",
-        help="a line with more pieces than the model has positions is skipped (an empty line comes out) or truncated; both are counted (default: skip)",
+        help="a line with more pieces than the model has positions is skipped (an empty line comes out) or truncated; "
+        "both are counted (default: skip)",
     )
     parser.add_argument("--progress", action="store_true", help="show progress on stderr even if it is not a terminal")
     add_decoding_arguments(parser)
@@ -98,15 +100,13 @@ def _translate_all(
 ) -> None:
     policy = "skipped" if translator.options.too_long == "skip" else "truncated"
     done = 0
-    with tqdm(
-        unit=" lines", desc=f"{source}-{','.join(targets)}", disable=not show_progress, file=sys.stderr, mininterval=0.5
-    ) as progress:
+    unit = " lines" if len(targets) == 1 else " translations"
+    name = f"{source}-{','.join(targets)}"
+    with tqdm(unit=unit, desc=name, disable=not show_progress, file=sys.stderr, mininterval=0.5) as progress:
         for lines in reader.windows():
             columns = []
             for target in targets:
-                translations = translator.translate_window(
-                    lines, source, target, on_batch=lambda n: progress.update(n / len(targets))
-                )
+                translations = translator.translate_window(lines, source, target, on_batch=progress.update)
                 columns.append([translation.text for translation in translations])
             for i, translation in enumerate(translations):  # whether a line is too long does not depend on the target
                 if translation.too_long:

@@ -46,7 +46,11 @@ class Baselines:
     def nearest_sentence(
         self, sources: Sequence[str], references: Sequence[str], direction: str, text_sha256: str
     ) -> Scores | None:
-        """Score the translations of the most similar training sentences; None if there is no training text of the two languages."""
+        """Score the translations of the most similar training sentences.
+
+        Returns:
+            None if there is no training text of the two languages.
+        """
         files = self._train_files(direction)
         if files is None:
             return None

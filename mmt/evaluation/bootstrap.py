@@ -50,9 +50,10 @@ class PairedSamples:
     samples_b: npt.NDArray[np.float64]
 
     def difference(self) -> Difference:
-        """Return the interval (percentiles of the draws) and p (two-sided: draws shifted to mean 0 that differ as much as the whole).
+        """Return the interval (percentiles of the draws) and p.
 
-        sacreBLEU takes absolute values before it shifts, which makes p too small where the systems are about equal.
+        p is two-sided: the share of draws, shifted to mean 0, that differ as much as the whole. sacreBLEU takes
+        absolute values before it shifts, which makes p too small where the systems are about equal.
         """
         deltas = self.samples_b - self.samples_a
         low, high = np.percentile(deltas, [2.5, 97.5])

@@ -52,7 +52,8 @@ def choose_directions(
         for language in (source, target):
             if language not in languages:
                 raise UserError(
-                    f"--directions: unknown language {language!r} in {word!r}; the model knows {', '.join(languages)}, and {', '.join(KEYWORDS)} are choices"
+                    f"--directions: unknown language {language!r} in {word!r}; the model knows {', '.join(languages)}, "
+                    f"and {', '.join(KEYWORDS)} are choices"
                 )
         if source == target:
             raise UserError(f"--directions: {word} has only one language")
@@ -90,7 +91,8 @@ def read_tiers(path: Path) -> dict[str, str]:
     for column in ("code", "tier"):
         if column not in header:
             raise UserError(
-                f"--tiers {path}: the first line must name tab-separated columns, among them code and tier, but is {header}"
+                f"--tiers {path}: the first line must name tab-separated columns, among them code and tier, "
+                f"but is {header}"
             )
     code, tier = header.index("code"), header.index("tier")
     for number, row in enumerate(rows[1:], start=2):

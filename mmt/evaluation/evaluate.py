@@ -41,7 +41,7 @@ def plan(
     trained: Sequence[str],
     max_segments: int | None = None,
 ) -> list[Job]:
-    """Read the text of all directions to score, so that what is wrong with any file is known before the first translation.
+    """Read the text of all directions to score: what is wrong with any file is known before the first translation.
 
     Raises:
         UserError: names the option, file or language that is wrong.
@@ -139,6 +139,6 @@ def score_baselines(
 
 
 def default_text_folder(data: Path) -> Path | None:
-    """Return the folder of plain text that belongs to a folder of binarized data (``text`` beside ``bin``), if it is there."""
+    """Return the folder of plain text beside a folder of binarized data (``text`` beside ``bin``), if it is there."""
     text = data.parent / "text"
     return text if text.is_dir() else None

@@ -21,7 +21,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _ngrams(texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the distinct n-grams of each text: numbers of texts ``(N,)``, in order, and hashes below ``NUM_BUCKETS`` ``(N,)``."""
+    """Return the distinct n-grams of each text: numbers of texts ``(N,)``, in order, and hashes ``(N,)``."""
     # Each text begins and ends with a space, so that beginnings and ends of words are n-grams of their own.
     padded = [f" {text.lower()} " for text in texts]
     codes_C = np.frombuffer("".join(padded).encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32).astype(

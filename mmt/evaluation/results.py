@@ -118,8 +118,9 @@ class ResultsFolder:
             return False
         if (record["source_sha256"], record["reference_sha256"]) != (source_sha256, reference_sha256):
             raise UserError(
-                f"--output {self.path} holds scores of {direction} on another text of test set {test_set}; name the test set differently (--test-set NAME=FOLDER), "
-                "choose another --output, or throw the old scores away with --restart"
+                f"--output {self.path} holds scores of {direction} on another text of test set {test_set}; name the "
+                "test set differently (--test-set NAME=FOLDER), choose another --output, or throw the old scores away "
+                "with --restart"
             )
         return self.hypotheses_path(test_set, direction).is_file()
 
@@ -185,7 +186,8 @@ def _read_scores(path: Path) -> tuple[dict[tuple[str, str], Record], bool]:
             records[record["test_set"], record["direction"]] = record
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path / SCORES}, line {number}: not a line of scores; mend it, or throw the results away with --restart"
+                f"{path / SCORES}, line {number}: not a line of scores; "
+                "mend it, or throw the results away with --restart"
             ) from error
     return records, not rest
 
@@ -195,5 +197,6 @@ def _check_identity(path: Path, old: Record, new: Record) -> None:
     if different:
         changes = ", ".join(f"{key} {old.get(key)} (now {new.get(key)})" for key in different)
         raise UserError(
-            f"--output {path} holds scores of another evaluation: {changes}; choose another --output, or throw the old scores away with --restart"
+            f"--output {path} holds scores of another evaluation: {changes}; "
+            "choose another --output, or throw the old scores away with --restart"
         )

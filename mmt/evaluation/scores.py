@@ -52,7 +52,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str], target_language:
 def segment_statistics(
     name: str, hypotheses: Sequence[str], references: Sequence[str], target_language: str
 ) -> np.ndarray:
-    """Return what a metric counts in each segment; a score is computed from the sums over segments, ``(segments, counts)``."""
+    """Return what a metric counts in each segment, ``(segments, counts)``; a score is computed from sums of these."""
     return np.array(
         metric(name, target_language)._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.float64
     )

@@ -16,9 +16,10 @@ MISSING = ""
 
 
 def groups(directions: Sequence[str], tiers: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the groups over which averages are taken, with their directions: all, by direction, by tier; empty groups are left out.
+    """Return the groups over which averages are taken, with their directions: all, by direction, by tier.
 
-    Tiers are those of the language beside English, so directions without English belong to none.
+    Groups without directions are left out. Tiers are those of the language beside English, so directions without
+    English belong to none.
     """
     found: dict[str, list[str]] = {ALL: list(directions)}
     for name in (FROM_PIVOT, INTO_PIVOT, OTHER):

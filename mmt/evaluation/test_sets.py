@@ -1,6 +1,7 @@
 """Test sets: folders of line-aligned text, multi-way (``test.de``) or in pairs (``test.en-de.de``)."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,18 +94,18 @@ def find_test_set(argument: str, languages: list[str]) -> TestSet:
                 raise UserError(f"--test-set {location}: {prefix}.{pair}.{language} is missing")
     if not pairs and len(multi_way) < 2:
         raise UserError(
-            f"--test-set {location}: only one language of the model ({', '.join(multi_way)}) is there, but a direction needs two"
+            f"--test-set {location}: only one language of the model ({', '.join(multi_way)}) is there, "
+            "but a direction needs two"
         )
     return TestSet(name or prefix, str(folder / prefix), multi_way, pairs)
 
 
-def _only_prefix(found: dict[str, object], location: str) -> str:
-    if len(found) == 1:
-        return next(iter(found))
-    if found and _TEST_PREFIX not in found:
-        raise UserError(
-            f"--test-set {location}: files of several test sets; choose one: {', '.join(f'{location}/{prefix}' for prefix in sorted(found))}"
-        )
+def _only_prefix(prefixes: Collection[str], location: str) -> str:
+    if len(prefixes) == 1:
+        return next(iter(prefixes))
+    if prefixes and _TEST_PREFIX not in prefixes:
+        choices = ", ".join(f"{location}/{prefix}" for prefix in sorted(prefixes))
+        raise UserError(f"--test-set {location}: files of several test sets; choose one: {choices}")
     return _TEST_PREFIX
 
 

@@ -108,14 +108,16 @@ def _use_data_folder(task_config: Any, data: Path | None, checkpoint: Path) -> P
         folder = Path(str(task_config.data).split(":")[0])
         if not folder.is_dir():
             raise UserError(
-                f"--model {checkpoint} was trained with the data folder {folder}, which is not here; give its place with --data"
+                f"--model {checkpoint} was trained with the data folder {folder}, which is not here; "
+                "give its place with --data"
             )
         return folder
     if not data.is_dir():
         raise UserError(f"--data {data}: no such folder")
     if not any(data.glob("dict*.txt")):
         raise UserError(
-            f"--data {data}: there is no dictionary (dict.txt) in it; it must be the folder that the model was trained with"
+            f"--data {data}: there is no dictionary (dict.txt) in it; "
+            "it must be the folder that the model was trained with"
         )
     task_config.data = str(data)
     for option, name in _DATA_FILES.items():

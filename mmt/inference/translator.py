@@ -85,7 +85,8 @@ class Translator:
 
     def __init__(self, loaded: LoadedModel, options: DecodingOptions = DecodingOptions()) -> None:
         self.path, self.data = loaded.path, loaded.data
-        self.model, self.task = loaded.model, loaded.task
+        self.model: Any = loaded.model
+        self.task = loaded.task
         self.options = options
         self.device = next(self.model.parameters()).device
         self.task.autocast_dtype = torch.bfloat16 if options.bf16 else None
@@ -212,7 +213,7 @@ def _rounded_up(length: int) -> int:
 
 
 def _batches(lengths: dict[int, int], max_tokens: int) -> Iterator[list[int]]:
-    """Group the keys by rounded length so that no batch has more than ``max_tokens`` pieces with its padding, but for single long lines."""
+    """Group the keys by rounded length, with at most ``max_tokens`` pieces and padding in a batch of several lines."""
     batch: list[int] = []
     for i in sorted(lengths, key=lambda key: lengths[key]):
         if batch and (

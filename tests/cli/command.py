@@ -51,7 +51,8 @@ def _become_mmt(arguments: list[str], files: tuple[int, int, int], cwd: Path | N
     try:
         for standard, file in enumerate(files):
             os.dup2(file, standard)
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w", encoding="utf-8"), open(2, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdin = open(0)
+        sys.stdout, sys.stderr = open(1, "w", encoding="utf-8"), open(2, "w", encoding="utf-8")
         if cwd is not None:
             os.chdir(cwd)
         code = main(arguments)

@@ -75,3 +75,13 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_traceback() -> None:
 
     assert process.wait() == 128 + signal.SIGPIPE
     assert "Traceback" not in errors and "BrokenPipe" not in errors
+
+
+def test_a_full_disk_is_one_line_and_exit_code_1() -> None:
+    with open("/dev/full", "wb") as full:
+        process = start_mmt("--help", stdout=full)
+        _, errors = process.communicate()
+
+    assert process.returncode == 1
+    assert errors.decode().splitlines()[-1] == "mmt: error: No space left on device"
+    assert b"Traceback" not in errors and b"Exception ignored" not in errors

@@ -97,7 +97,7 @@ def test_empty_input_gives_empty_output(tiny: Path, tmp_path: Path) -> None:
 def test_progress_is_shown_on_request_on_stderr(tiny: Path) -> None:
     finished = mmt("translate", "--model", tiny / "run", "--to", "de,ru", *QUICK, "--progress", stdin=TEXT)
 
-    assert "en-de,ru: 9.0 lines" in finished.stderr
+    assert "en-de,ru: 18 translations" in finished.stderr
     assert len(finished.stdout.splitlines()) >= len(LINES)
 
 

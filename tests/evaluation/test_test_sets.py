@@ -146,7 +146,8 @@ def test_directions_are_chosen_by_name_or_by_kind_in_a_fixed_order(
     [
         (
             "en-xy",
-            "--directions: unknown language 'xy' in 'en-xy'; the model knows en, de, ru, and trained, all, en-xx, xx-en, zero-shot are choices",
+            "--directions: unknown language 'xy' in 'en-xy'; the model knows en, de, ru, "
+            "and trained, all, en-xx, xx-en, zero-shot are choices",
         ),
         ("everything", "--directions: unknown language 'everything' in 'everything'"),
         ("en-en", "--directions: en-en has only one language"),

@@ -1,4 +1,4 @@
-"""A tiny model with a SentencePiece vocabulary, trained for seconds: it translates badly, but in all the ways that a good one does."""
+"""A tiny model with a SentencePiece vocabulary, trained for seconds: bad translations, but of every kind."""
 
 import random
 from pathlib import Path
@@ -72,7 +72,7 @@ def write_data(folder: Path) -> None:
 
 
 def write_tiny_model(folder: Path) -> Path:
-    """Write data and train; return ``folder``, with ``run/checkpoint_last.pt``, ``bin/``, ``text/`` and the multi-way ``multi/``."""
+    """Write data and train; return ``folder``, with ``run/``, ``bin/``, ``text/`` and the multi-way ``multi/``."""
     if not folder.is_dir():
         write_data(folder)
         (folder / "multi").mkdir()

@@ -126,7 +126,7 @@ def test_choices_lists_the_groups(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "software50", "--choices"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "model=dense|sentence|task|token|token_task",
-        "preset=full|sample|small",
+        "preset=chromium|full|sample|small",
         "run=cpu|gpu|quick",
     ]
 
