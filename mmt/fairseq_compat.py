@@ -1,7 +1,8 @@
 """Every place where mmt changes, or works around, fairseq 0.12.3: one small function each, with its reason.
 
-``apply()`` runs once, when the plugin is imported, and calling it again changes nothing. Each function wraps or replaces one attribute of a fairseq module;
-`tests/test_fairseq_compat.py` holds, for each of them, a test that fails as soon as fairseq no longer needs it.
+``apply()`` runs once, when the plugin is imported, and calling it again changes nothing. Each function wraps or
+replaces one attribute of a fairseq module; `tests/test_fairseq_compat.py` holds, for each of them, a test that fails as
+soon as fairseq no longer needs it.
 """
 
 import argparse
@@ -53,7 +54,8 @@ def register_safe_globals() -> None:
     A fairseq checkpoint holds, beside tensors, an argparse.Namespace (old checkpoints) and numpy scalars (meters).
     Nothing here can run code when it is unpickled.
     """
-    numpy_classes = [np.ndarray, np.dtype, np.core.multiarray.scalar if np.__version__ < "2" else np._core.multiarray.scalar]
+    scalar_constructor = np.float64(0.0).__reduce__()[0]  # numpy keeps it in a private module
+    numpy_classes: list[Any] = [np.ndarray, np.dtype, scalar_constructor]
     numpy_dtypes = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, np.bool_)]
     torch.serialization.add_safe_globals([argparse.Namespace, *numpy_classes, *numpy_dtypes])
 

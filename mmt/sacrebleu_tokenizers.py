@@ -10,7 +10,8 @@ _NEEDED_MODULE = {"ja-mecab": "MeCab", "ko-mecab": "mecab_ko"}
 def tokenizer_for_language(language: str) -> str:
     """Return the name of the tokenizer: "zh", "ja-mecab", "ko-mecab", "char" or "13a".
 
-    Japanese and Korean fall back to "char" where `sacrebleu[ja]`, `sacrebleu[ko]` are not installed; the signature of every score tells which was used.
+    Japanese and Korean fall back to "char" where `sacrebleu[ja]`, `sacrebleu[ko]` are not installed; the signature of
+    every score tells which was used.
 
     Args:
         language: a code such as "de", "zh_CN" or "zho_Hans".

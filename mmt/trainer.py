@@ -1,4 +1,6 @@
-"""The trainer that ``fairseq-train --user-dir mmt`` runs: fairseq's own, with bfloat16 autocast and exact gradient accumulation."""
+"""The trainer that ``fairseq-train --user-dir mmt`` runs: fairseq's own, with bfloat16 autocast and exact gradient
+accumulation.
+"""
 
 import contextlib
 import sys
@@ -17,8 +19,10 @@ from mmt.fairseq_compat import refuse_dead_flags
 class MoETrainer(Trainer):
     """fairseq's Trainer for MoE translation.
 
-    * ``--bf16`` means bfloat16 autocast around float32 parameters, on CPU and CUDA: the optimizer updates the parameters themselves, so there is neither a
-      second copy of them nor a bfloat16 residual stream. ``--memory-efficient-bf16`` keeps fairseq's meaning (bfloat16 parameters).
+    * ``--bf16`` means bfloat16 autocast around float32 parameters, on CPU and CUDA: the optimizer updates the
+    parameters themselves, so there is neither a
+      second copy of them nor a bfloat16 residual stream. ``--memory-efficient-bf16`` keeps fairseq's meaning (bfloat16
+      parameters).
     * With ``--update-freq N`` a dummy batch weighs nothing, wherever in the group it falls.
     """
 
@@ -55,8 +59,9 @@ class MoETrainer(Trainer):
     def train_step(self, samples: list[Any], raise_oom: bool = False) -> Any:
         """Run one update on a group of micro-batches.
 
-        fairseq sets the whole group's sample size to 0 when its *last* micro-batch is a dummy, and counts the dummy's tokens when it is not
-        (a gradient 1.5 times too large with ``--update-freq 2``). The task weighs dummies with 0; here they only go first.
+        fairseq sets the whole group's sample size to 0 when its *last* micro-batch is a dummy, and counts the dummy's
+        tokens when it is not (a gradient 1.5 times too large with ``--update-freq 2``). The task weighs dummies with 0;
+        here they only go first.
         """
         return super().train_step(sorted(samples, key=_is_real), raise_oom)
 
@@ -70,7 +75,9 @@ class MoETrainer(Trainer):
                 raise cause from None
             if isinstance(cause, RuntimeError) and "state_dict" in str(cause):
                 first = str(cause).splitlines()[1:2] or [str(cause)]
-                raise UserError(f"checkpoint {filename} does not fit the model that the options describe: {first[0].strip()}") from error
+                raise UserError(
+                    f"checkpoint {filename} does not fit the model that the options describe: {first[0].strip()}"
+                ) from error
             raise
 
 
@@ -81,10 +88,11 @@ def _is_real(sample: Any) -> bool:
 def install_trainer() -> None:
     """Make fairseq's training command use ``MoETrainer``.
 
-    ``fairseq_cli.train.main`` looks ``Trainer`` up in its own module when it runs. That module may be imported before the plugin (the command line), after it
-    (a script that imports mmt first), or run as ``__main__`` (``python -m fairseq_cli.train``).
+    ``fairseq_cli.train.main`` looks ``Trainer`` up in its own module when it runs. That module may be imported before
+    the plugin (the command line), after it (a script that imports mmt first), or run as ``__main__`` (``python -m
+    fairseq_cli.train``).
     """
-    fairseq.trainer.Trainer = MoETrainer  # type: ignore[misc]
+    fairseq.trainer.Trainer = MoETrainer
     for name in ("fairseq_cli.train", "__main__"):
         module = sys.modules.get(name)
         if getattr(module, "Trainer", None) is Trainer:

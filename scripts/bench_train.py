@@ -3,8 +3,10 @@
 
     python scripts/bench_train.py DATA_FOLDER [--updates 40] [--threads 2]
 
-Three systems are trained for a few updates each, in turns, ``--rounds`` times: stock fairseq (``fairseq-train`` in float32, as a user gets it), mmt's dense model, and mmt with 16
-token-routed experts (top-1) in every other layer. The figure is the median over logging intervals of target words per second after a warm-up; ratios are to stock fairseq and to mmt dense.
+Three systems are trained for a few updates each, in turns, ``--rounds`` times: stock fairseq (``fairseq-train`` in
+float32, as a user gets it), mmt's dense model, and mmt with 16 token-routed experts (top-1) in every other layer. The
+figure is the median over logging intervals of target words per second after a warm-up; ratios are to stock fairseq and
+to mmt dense.
 """
 
 import argparse
@@ -24,25 +26,78 @@ def common_arguments(options: argparse.Namespace) -> list[str]:
     """Arguments that all systems share: data, model size, batch, schedule."""
     dims = ["embed-dim", "ffn-embed-dim", "layers", "attention-heads"]
     sizes = [options.dim, options.ffn_dim, options.layers, options.heads]
-    shape = [part for side in ("encoder", "decoder") for name, size in zip(dims, sizes) for part in (f"--{side}-{name}", str(size))]
+    shape = [
+        part
+        for side in ("encoder", "decoder")
+        for name, size in zip(dims, sizes)
+        for part in (f"--{side}-{name}", str(size))
+    ]
     data = Path(options.data)
     pairs = (data / "lang_pairs.txt").read_text().strip()
     return [
         *[str(data), "--lang-dict", str(data / "lang_list.txt"), "--lang-pairs", pairs],
-        *["--encoder-langtok", "tgt", "--decoder-langtok", "--sampling-method", "temperature", "--sampling-temperature", "1"],
+        *[
+            "--encoder-langtok",
+            "tgt",
+            "--decoder-langtok",
+            "--sampling-method",
+            "temperature",
+            "--sampling-temperature",
+            "1",
+        ],
         *shape,
-        *["--share-all-embeddings", "--dropout", "0.1", "--label-smoothing", "0.1", "--max-tokens", str(options.max_tokens)],
-        *["--adam-betas", "(0.9, 0.98)", "--lr", "0.0005", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "4000"],
-        *["--max-update", str(options.updates), "--seed", "1", "--num-workers", "1", "--no-save", "--disable-validation"],
+        *[
+            "--share-all-embeddings",
+            "--dropout",
+            "0.1",
+            "--label-smoothing",
+            "0.1",
+            "--max-tokens",
+            str(options.max_tokens),
+        ],
+        *[
+            "--adam-betas",
+            "(0.9, 0.98)",
+            "--lr",
+            "0.0005",
+            "--lr-scheduler",
+            "inverse_sqrt",
+            "--warmup-updates",
+            "4000",
+        ],
+        *[
+            "--max-update",
+            str(options.updates),
+            "--seed",
+            "1",
+            "--num-workers",
+            "1",
+            "--no-save",
+            "--disable-validation",
+        ],
         *["--log-format", "json", "--log-interval", str(LOG_INTERVAL), "--cpu"],
     ]
 
 
 def systems(options: argparse.Namespace) -> dict[str, list[str]]:
     """What differs between the systems."""
-    ours = ["--user-dir", str(REPOSITORY / "mmt"), "--task", "multilingual_moe_translation", "--arch", "moe_transformer"]
+    ours = [
+        "--user-dir",
+        str(REPOSITORY / "mmt"),
+        "--task",
+        "multilingual_moe_translation",
+        "--arch",
+        "moe_transformer",
+    ]
     ours += ["--criterion", "moe_label_smoothed_cross_entropy", "--optimizer", "fused_adam", "--bf16"]
-    stock = ["--task", "translation_multi_simple_epoch", "--arch", "transformer", "--criterion", "label_smoothed_cross_entropy"]
+    stock = [
+        "--task",
+        "translation_multi_simple_epoch",
+        "--arch",
+        "transformer",
+        "--criterion",
+        "label_smoothed_cross_entropy",
+    ]
     experts = ["--moe-experts", str(options.experts), "--moe-freq", "2", "--moe-top-k", "1"]
     return {
         "fairseq dense (float32)": [*stock, "--optimizer", "adam"],
@@ -61,7 +116,13 @@ def words_per_second(arguments: list[str], options: argparse.Namespace, ours: bo
 
         environment = training_environment(environment)
     with tempfile.TemporaryDirectory() as folder:
-        command = [str(Path(sys.executable).parent / "fairseq-train"), *common_arguments(options), *arguments, "--save-dir", folder]
+        command = [
+            str(Path(sys.executable).parent / "fairseq-train"),
+            *common_arguments(options),
+            *arguments,
+            "--save-dir",
+            folder,
+        ]
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
     if result.returncode != 0:
         sys.exit(f"bench_train: {' '.join(command)} failed:\n{result.stderr[-2000:]}\n{result.stdout[-2000:]}")
@@ -76,7 +137,9 @@ def words_per_second(arguments: list[str], options: argparse.Namespace, ours: bo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", help="binarized data folder with lang_list.txt, lang_pairs.txt, dict.txt and dict.<language>.txt")
+    parser.add_argument(
+        "data", help="binarized data folder with lang_list.txt, lang_pairs.txt, dict.txt and dict.<language>.txt"
+    )
     parser.add_argument("--updates", type=int, default=40)
     parser.add_argument("--warmup-updates", type=int, default=10, help="updates that are not measured")
     parser.add_argument("--rounds", type=int, default=2)
@@ -92,10 +155,17 @@ def main() -> None:
     for round_number in range(options.rounds):
         for name, arguments in systems(options).items():
             speeds[name] += words_per_second(arguments, options, ours=name.startswith("mmt"))
-            print(f"round {round_number + 1}: {name}: {statistics.median(speeds[name]):.0f} words/s", file=sys.stderr, flush=True)
+            print(
+                f"round {round_number + 1}: {name}: {statistics.median(speeds[name]):.0f} words/s",
+                file=sys.stderr,
+                flush=True,
+            )
     median = {name: statistics.median(values) for name, values in speeds.items()}
     stock, dense, _ = median.values()
-    print(f"{options.layers}+{options.layers} layers, d{options.dim}, {options.max_tokens} tokens per batch, {options.threads} threads")
+    print(
+        f"{options.layers}+{options.layers} layers, d{options.dim}, {options.max_tokens} tokens per batch, "
+        f"{options.threads} threads"
+    )
     print(f"{'system':<36}{'words/s':>10}{'/ fairseq':>12}{'/ mmt dense':>13}")
     for name, value in median.items():
         print(f"{name:<36}{value:>10.0f}{value / stock:>12.2f}{value / dense:>13.2f}")

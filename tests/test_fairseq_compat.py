@@ -50,7 +50,9 @@ def test_bf16_does_not_become_tpu() -> None:
 )
 def test_flags_of_dead_engines_are_refused_by_name(arguments: list[str], flag: str) -> None:
     with pytest.raises(UserError, match=flag):
-        options.parse_args_and_arch(_training_parser(), input_args=["data", "--task", "translation", "--arch", "moe_transformer", *arguments])
+        options.parse_args_and_arch(
+            _training_parser(), input_args=["data", "--task", "translation", "--arch", "moe_transformer", *arguments]
+        )
 
 
 def test_checkpoints_load_without_allowing_code(tmp_path: Path) -> None:
@@ -58,7 +60,10 @@ def test_checkpoints_load_without_allowing_code(tmp_path: Path) -> None:
     extra_state = {"train_iterator": {"epoch": 1}, "val_loss": np.float64(2.5)}
     arguments = argparse.Namespace(arch="transformer", task="translation")
     history = [{"optimizer_name": "adam", "num_updates": 3, "lr_scheduler_state": {"best": None}}]
-    torch.save({"model": {"w": torch.ones(2)}, "args": arguments, "extra_state": extra_state, "optimizer_history": history}, path)
+    torch.save(
+        {"model": {"w": torch.ones(2)}, "args": arguments, "extra_state": extra_state, "optimizer_history": history},
+        path,
+    )
     assert checkpoint_utils.load_checkpoint_to_cpu(str(path))["model"]["w"].tolist() == [1.0, 1.0]
     # No longer needed once fairseq passes weights_only itself (then the safe globals may still be).
     assert "weights_only" not in inspect.getsource(checkpoint_utils.load_checkpoint_to_cpu.__wrapped__)

@@ -1,4 +1,6 @@
-"""A toy corpus that a tiny model learns in seconds: sentences of English "words", reversed in language "aa" and in the same order in "bb"."""
+"""A toy corpus that a tiny model learns in seconds: sentences of English "words", reversed in language "aa" and in the
+same order in "bb".
+"""
 
 import random
 from pathlib import Path
@@ -34,7 +36,9 @@ def write_toy_data(folder: Path, train_size: int = 2000, valid_size: int = 40) -
                 prefix = str(folder / f"{split}.en-{language}.{side}")
                 builder = indexed_dataset.make_builder(prefix + ".bin", impl="mmap", vocab_size=len(dictionary))
                 for sentence in sentences:
-                    builder.add_item(dictionary.encode_line(" ".join(sentence), add_if_not_exist=False, append_eos=True).long())
+                    builder.add_item(
+                        dictionary.encode_line(" ".join(sentence), add_if_not_exist=False, append_eos=True).long()
+                    )
                 builder.finalize(prefix + ".idx")
     (folder / "lang_list.txt").write_text("\n".join(LANGUAGES) + "\n")
     (folder / "lang_pairs.txt").write_text("en-aa,aa-en,en-bb,bb-en\n")

@@ -23,11 +23,16 @@ class MoELabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfi
     moe_balance_loss_weight: Optional[float] = field(
         default=None,
         metadata={
-            "help": "weight of the balance loss, which is 1.0 per MoE layer at perfect balance. Not set: 0.01 for token and sentence routing, 0 for task routing"
+            "help": "weight of the balance loss, which is 1.0 per MoE layer at perfect balance. Not set: 0.01 "
+            "for token and sentence routing, 0 for task routing"
         },
     )
     moe_z_loss_weight: float = field(
-        default=0.0, metadata={"help": "weight of the router z-loss (ST-MoE): mean squared log-sum-exp of the routers' logits; 0.001 is usual"}
+        default=0.0,
+        metadata={
+            "help": "weight of the router z-loss (ST-MoE): mean squared log-sum-exp of the routers' logits; "
+            "0.001 is usual"
+        },
     )
 
 
@@ -35,8 +40,9 @@ class MoELabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfi
 class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
     """``loss = cross-entropy + sample_size * (balance weight * balance loss + z weight * z-loss)``.
 
-    Routing losses are means over the real tokens of the micro-batch on all ranks together and over the MoE layers, so they depend neither on the number of ranks nor on padding.
-    A dense model has none of them and passes through unchanged.
+    Routing losses are means over the real tokens of the micro-batch on all ranks together and over the MoE layers, so
+    they depend neither on the number of ranks nor on padding. A dense model has none of them and passes through
+    unchanged.
     """
 
     def __init__(
@@ -59,7 +65,7 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         self.balance_loss_weight = moe_balance_loss_weight
         self.z_loss_weight = moe_z_loss_weight
 
-    def forward(self, model: nn.Module, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
+    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Return the loss summed over the batch, the sample size that it is divided by, and what to log."""
         has_plain_projection = isinstance(getattr(model.decoder, "output_projection", None), nn.Linear)
         use_fused = has_plain_projection and reduce and not self.report_accuracy
@@ -90,7 +96,7 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             loss = loss + total_size * (weight * balance + self.z_loss_weight * z)
         return loss, sample_size, logging_output
 
-    def _fused_loss(self, model: nn.Module, features_BSD: Tensor, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def _fused_loss(self, model: Any, features_BSD: Tensor, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
         target_BS = model.get_targets(sample, None)[:, self.ignore_prefix_size :]
         is_real_BS = target_BS.ne(self.padding_idx)
         features_ND = features_BSD[:, self.ignore_prefix_size :][is_real_BS]

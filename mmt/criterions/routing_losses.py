@@ -42,7 +42,8 @@ def add_over_ranks(local: Tensor) -> Tensor:
 def _sums_over_ranks(statistics: Mapping[str, RoutingStatistics]) -> dict[str, RoutingStatistics]:
     """Add up each layer's sums over the ranks with one all-reduce; gradients reach the local part only.
 
-    The gradient of every rank's part is added up later, with all other gradients, so a loss made of global sums gets the gradient it would have on one rank.
+    The gradient of every rank's part is added up later, with all other gradients, so a loss made of global sums gets
+    the gradient it would have on one rank.
     """
     names = [field.name for field in dataclasses.fields(RoutingStatistics)]
     parts = [getattr(layer, name) for layer in statistics.values() for name in names]
@@ -55,7 +56,9 @@ def _sums_over_ranks(statistics: Mapping[str, RoutingStatistics]) -> dict[str, R
     }
 
 
-def routing_losses(statistics: Mapping[str, RoutingStatistics], balanced_layers: Collection[str]) -> tuple[Tensor, Tensor]:
+def routing_losses(
+    statistics: Mapping[str, RoutingStatistics], balanced_layers: Collection[str]
+) -> tuple[Tensor, Tensor]:
     """Return the balance loss, a mean over ``balanced_layers``, and the z-loss, a mean over all layers.
 
     Args:
@@ -79,11 +82,14 @@ def routing_sums(statistics: Mapping[str, RoutingStatistics]) -> dict[str, Tenso
 
 
 def log_routing_metrics(logging_outputs: list[dict[str, Any]]) -> None:
-    """Log each layer's metrics ("encoder.1_imbalance"), their means over the layers ("moe_imbalance"), and the balance loss."""
+    """Log each layer's metrics ("encoder.1_imbalance"), their means over the layers ("moe_imbalance"), and the balance
+    loss.
+    """
     sums: dict[str, dict[str, Tensor]] = {}
     for key in {key for log in logging_outputs for key in log if key.startswith(_PREFIX)}:
         _, layer, name = key.split("|")
-        sums.setdefault(layer, {})[name] = sum(log[key] for log in logging_outputs if key in log)  # type: ignore[assignment]
+        parts = [torch.as_tensor(log[key]) for log in logging_outputs if key in log]
+        sums.setdefault(layer, {})[name] = torch.stack(parts).sum(dim=0)
     layers = {layer: RoutingStatistics(**sums[layer]) for layer in sorted(sums)}
     if not layers:
         return

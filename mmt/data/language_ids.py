@@ -10,8 +10,8 @@ from fairseq.data import BaseWrapperDataset, FairseqDataset
 class LanguageIdDataset(BaseWrapperDataset):
     """Add language indices to each item of a language-pair dataset of one direction, and to the batches made of them.
 
-    Batches mix directions (temperature sampling), and fairseq collates a mixed batch with the first direction's dataset.
-    So the indices travel with the items. They are put where fairseq's ``--enable-lang-ids`` puts them:
+    Batches mix directions (temperature sampling), and fairseq collates a mixed batch with the first direction's
+    dataset. So the indices travel with the items. They are put where fairseq's ``--enable-lang-ids`` puts them:
     ``batch["net_input"]["src_lang_id"]`` and ``batch["tgt_lang_id"]``, each ``(B, 1)``.
 
     Args:

@@ -1,4 +1,6 @@
-"""What a task router looks up: the target language, the source language, or the pair of both (Kudugunta et al. 2021, section 3)."""
+"""What a task router looks up: the target language, the source language, or the pair of both (Kudugunta et al. 2021,
+section 3).
+"""
 
 from collections.abc import Sequence
 
@@ -16,12 +18,14 @@ class TaskIds(nn.Module):
     Args:
         kind: "target", "source" or "pair".
         languages: the ordered languages of the model.
-        pairs: the trained directions, such as "en-de"; with kind "pair" each is a task of its own, in sorted order, and other
-            pairs have none.
+        pairs: the trained directions, such as "en-de"; with kind "pair" each is a task of its own, in sorted order, and
+            other pairs have none.
 
     Raises:
         UserError: if ``kind`` is unknown.
     """
+
+    task_of_pair: Tensor
 
     def __init__(self, kind: str, languages: Sequence[str], pairs: Sequence[str]) -> None:
         super().__init__()

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from fairseq import checkpoint_utils
 from omegaconf import DictConfig
-from torch import nn
 
 from mmt.errors import UserError
 
@@ -27,7 +26,7 @@ _DATA_FILES = {
 class LoadedModel:
     """A model in evaluation mode, with what fairseq needs to use it."""
 
-    model: nn.Module
+    model: Any
     task: Any
     config: Any
     path: Path

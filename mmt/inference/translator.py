@@ -85,7 +85,7 @@ class Translator:
 
     def __init__(self, loaded: LoadedModel, options: DecodingOptions = DecodingOptions()) -> None:
         self.path, self.data = loaded.path, loaded.data
-        self.model: Any = loaded.model
+        self.model = loaded.model
         self.task = loaded.task
         self.options = options
         self.device = next(self.model.parameters()).device

@@ -1,6 +1,7 @@
 """Named architectures: the shapes of the published systems, each as a difference to ``moe_transformer``.
 
-P1: Kim et al. 2021 (DeepSpeed-MoE, Z-code M3); P2: Kudugunta et al. 2021 (Task-level MoE); P3: Kim et al. 2022 ("Who Says Elephants Can't Run");
+P1: Kim et al. 2021 (DeepSpeed-MoE, Z-code M3); P2: Kudugunta et al. 2021 (Task-level MoE); P3: Kim et al. 2022 ("Who
+    Says Elephants Can't Run");
 NLLB: NLLB Team 2022.
 """
 
@@ -14,8 +15,8 @@ from mmt.models import moe_transformer  # noqa: F401
 from mmt.models.config import MoETransformerConfig
 
 _SHARED = {"share_all_embeddings": True}
-# P2 counts 33M for the vocabulary and 65M for the softmax, which is three separate tables of 64k x 512: nothing is shared here, so that the total is
-# the paper's 533M (142M dense).
+# P2 counts 33M for the vocabulary and 65M for the softmax, which is three separate tables of 64k x 512: nothing is
+# shared here, so that the total is the paper's 533M (142M dense).
 _BASE = {
     "encoder_embed_dim": 512,
     "encoder_ffn_embed_dim": 2048,

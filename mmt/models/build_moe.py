@@ -48,10 +48,16 @@ def build_router(routing: str, side: str, model_dim: int, num_tasks: int, cfg: A
     router_class = ROUTERS[routing]
     if side == "decoder" and getattr(router_class, "batch_wise", False):
         raise UserError(
-            f"--decoder-routing {routing} chooses experts by looking at the whole batch, and so at tokens that a decoder must not see yet; "
+            f"--decoder-routing {routing} chooses experts by looking at the whole batch, and so at tokens that "
+            f"a decoder must not see yet; "
             "it can be used for --encoder-routing only"
         )
-    options = {"model_dim": model_dim, "num_experts": cfg.moe_experts, "top_k": cfg.moe_top_k, "input_jitter": cfg.moe_input_jitter}
+    options = {
+        "model_dim": model_dim,
+        "num_experts": cfg.moe_experts,
+        "top_k": cfg.moe_top_k,
+        "input_jitter": cfg.moe_input_jitter,
+    }
     if router_class is TaskRouter:
         del options["input_jitter"]
         options["num_tasks"] = num_tasks

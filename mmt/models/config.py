@@ -1,7 +1,9 @@
-"""The options of ``moe_transformer``: those of fairseq's ``transformer`` under their usual flat names, and the MoE ones.
+"""The options of ``moe_transformer``: those of fairseq's ``transformer`` under their usual flat names, and the MoE
+ones.
 
-fairseq's TransformerConfig is nested (``encoder.embed_dim``), its command line is flat (``--encoder-embed-dim``), and only flat dataclasses work through
-``fairseq-train`` and Hydra alike. So the flat one is derived from the nested one here, field by field.
+fairseq's TransformerConfig is nested (``encoder.embed_dim``), its command line is flat (``--encoder-embed-dim``), and
+only flat dataclasses work through ``fairseq-train`` and Hydra alike. So the flat one is derived from the nested one
+here, field by field.
 """
 
 import argparse
@@ -64,18 +66,26 @@ FlatTransformerConfig = dataclasses.make_dataclass("FlatTransformerConfig", _fla
 class MoETransformerConfig(FlatTransformerConfig):  # type: ignore[valid-type, misc]
     """Options of the MoE transformer, added to those of fairseq's transformer."""
 
-    moe_experts: int = field(default=0, metadata={"help": "experts in every MoE layer; 0 builds fairseq's dense transformer"})
+    moe_experts: int = field(
+        default=0, metadata={"help": "experts in every MoE layer; 0 builds fairseq's dense transformer"}
+    )
     moe_freq: int = field(
         default=2, metadata={"help": "every N-th layer is an MoE layer, counted from the input; 2: layers 2, 4, 6, ..."}
     )
     moe_top_k: int = field(default=2, metadata={"help": "experts that each token is sent to"})
     encoder_routing: ChoiceEnum(ROUTINGS) = field(  # type: ignore[valid-type]
         default="token",
-        metadata={"help": "what the encoder's routers look at: each token, the mean of a sentence, or the task id; dense: no experts"},
+        metadata={
+            "help": "what the encoder's routers look at: each token, the mean of a sentence, or the task id; "
+            "dense: no experts"
+        },
     )
     decoder_routing: ChoiceEnum(ROUTINGS) = field(  # type: ignore[valid-type]
         default="token",
-        metadata={"help": "what the decoder's routers look at; sentence: the mean of the encoder's states, so that no future token is seen"},
+        metadata={
+            "help": "what the decoder's routers look at; sentence: the mean of the encoder's states, so that no "
+            "future token is seen"
+        },
     )
     moe_task_id: ChoiceEnum(TASK_ID_KINDS) = field(  # type: ignore[valid-type]
         default="target",
@@ -84,15 +94,19 @@ class MoETransformerConfig(FlatTransformerConfig):  # type: ignore[valid-type, m
     moe_capacity_factor: Optional[float] = field(
         default=None,
         metadata={
-            "help": "in training an expert takes at most ceil(factor * top_k * tokens / experts) tokens; not set: dropless. Evaluation never drops"
+            "help": "in training an expert takes at most ceil(factor * top_k * tokens / experts) tokens; not "
+            "set: dropless. Evaluation never drops"
         },
     )
     moe_drop_policy: ChoiceEnum(DROP_POLICIES) = field(  # type: ignore[valid-type]
         default="random",
-        metadata={"help": "which tokens an overfull expert keeps: a random subset (RTS), the most probable, or the first ones"},
+        metadata={
+            "help": "which tokens an overfull expert keeps: a random subset (RTS), the most probable, or the first ones"
+        },
     )
     moe_input_jitter: float = field(
-        default=0.0, metadata={"help": "in training multiply the router's input by U(1 - jitter, 1 + jitter); 0.01 is usual"}
+        default=0.0,
+        metadata={"help": "in training multiply the router's input by U(1 - jitter, 1 + jitter); 0.01 is usual"},
     )
 
 
@@ -107,17 +121,27 @@ def validate(config: Any) -> None:
     if config.moe_experts == 0:
         return
     if not 1 <= config.moe_top_k <= config.moe_experts:
-        raise UserError(f"--moe-top-k must be between 1 and --moe-experts ({config.moe_experts}), but is {config.moe_top_k}")
+        raise UserError(
+            f"--moe-top-k must be between 1 and --moe-experts ({config.moe_experts}), but is {config.moe_top_k}"
+        )
     if config.moe_freq < 1:
         raise UserError(f"--moe-freq must be 1 or more, but is {config.moe_freq}")
     for side in ("encoder", "decoder"):
         routing, layers = getattr(config, f"{side}_routing"), getattr(config, f"{side}_layers")
         if routing != "dense" and config.moe_freq > layers:
-            raise UserError(f"--moe-freq must not exceed --{side}-layers ({layers}), but is {config.moe_freq}: no layer would have experts")
+            raise UserError(
+                f"--moe-freq must not exceed --{side}-layers ({layers}), but is {config.moe_freq}: no layer "
+                f"would have experts"
+            )
     if config.encoder_routing == config.decoder_routing == "dense":
-        raise UserError(f"--moe-experts is {config.moe_experts}, but --encoder-routing and --decoder-routing are both 'dense'")
+        raise UserError(
+            f"--moe-experts is {config.moe_experts}, but --encoder-routing and --decoder-routing are both 'dense'"
+        )
     if config.moe_capacity_factor is not None and config.moe_capacity_factor <= 0:
-        raise UserError(f"--moe-capacity-factor must be above 0, but is {config.moe_capacity_factor}; leave it out for dropless experts")
+        raise UserError(
+            f"--moe-capacity-factor must be above 0, but is {config.moe_capacity_factor}; leave it out for "
+            f"dropless experts"
+        )
     if not 0 <= config.moe_input_jitter < 1:
         raise UserError(f"--moe-input-jitter must be in [0, 1), but is {config.moe_input_jitter}")
     if config.activation_fn != "relu":

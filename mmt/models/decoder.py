@@ -11,10 +11,17 @@ from mmt.models.moe_sublayer import MoETransformerDecoderLayer, RoutingState
 
 
 class MoETransformerDecoder(TransformerDecoderBase):
-    """Decoder whose routers see the token itself, the task id, or the mean state of the encoder, and never a later token."""
+    """Decoder whose routers see the token itself, the task id, or the mean state of the encoder, and never a later
+    token.
+    """
 
     def __init__(
-        self, cfg: Any, dictionary: Dictionary, embed_tokens: nn.Embedding, num_tasks: int, no_encoder_attn: bool = False
+        self,
+        cfg: Any,
+        dictionary: Dictionary,
+        embed_tokens: nn.Embedding,
+        num_tasks: int,
+        no_encoder_attn: bool = False,
     ) -> None:
         self.routing_state = RoutingState()
         self._layers_built = 0

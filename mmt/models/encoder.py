@@ -15,8 +15,9 @@ from mmt.models.moe_sublayer import MoETransformerEncoderLayer, RoutingState
 class MoETransformerEncoder(TransformerEncoderBase):
     """Encoder whose ``forward`` also takes the languages of each sentence, and passes on what decoder routers need.
 
-    Its output dictionary has two more entries than fairseq's, each a list with at most one tensor, so that beam search reorders them with the rest:
-    ``task_id`` ``(B,)`` and ``sentence_state`` ``(B, D)``, the mean of the output states over the real tokens.
+    Its output dictionary has two more entries than fairseq's, each a list with at most one tensor, so that beam search
+    reorders them with the rest: ``task_id`` ``(B,)`` and ``sentence_state`` ``(B, D)``, the mean of the output states
+    over the real tokens.
     """
 
     def __init__(self, cfg: Any, dictionary: Dictionary, embed_tokens: nn.Embedding, task_ids: TaskIds) -> None:
@@ -58,7 +59,10 @@ class MoETransformerEncoder(TransformerEncoderBase):
         task_id_B = None
         if self.needs_task_id:
             if src_lang_id is None or tgt_lang_id is None:
-                raise ValueError("a task-routed model needs src_lang_id and tgt_lang_id in net_input: use --task multilingual_moe_translation")
+                raise ValueError(
+                    "a task-routed model needs src_lang_id and tgt_lang_id in net_input: use --task "
+                    "multilingual_moe_translation"
+                )
             task_id_B = self.task_ids(src_lang_id.reshape(-1), tgt_lang_id.reshape(-1))
         self.routing_state.begin(is_padding_BS, task_id_B, sentence_state_BD=None)
         encoder_out = super().forward(src_tokens, src_lengths, return_all_hiddens, token_embeddings)
@@ -76,7 +80,9 @@ class MoETransformerEncoder(TransformerEncoderBase):
 
 
 def mean_of_real_tokens(x_SBD: Tensor, is_padding_BS: Tensor) -> Tensor:
-    """Return the mean state of each sentence without its padding, ``(B, D)`` in float32; zeros for a sentence of padding alone."""
+    """Return the mean state of each sentence without its padding, ``(B, D)`` in float32; zeros for a sentence of
+    padding alone.
+    """
     is_real_SB1 = is_padding_BS.t().logical_not().unsqueeze(-1)
     sums_BD = torch.where(is_real_SB1, x_SBD, 0).sum(dim=0, dtype=torch.float32)
     return sums_BD / is_real_SB1.sum(dim=0).clamp(min=1)

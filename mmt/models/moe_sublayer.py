@@ -19,8 +19,8 @@ from mmt.modules.routing import TokenContext
 class RoutingState:
     """What the MoE layers of one encoder or decoder share during a forward pass.
 
-    fairseq's layers hand neither the padding mask nor the task down to their feed-forward part, so the encoder and the decoder put them here
-    before they run their layers, and collect the layers' statistics here afterwards.
+    fairseq's layers hand neither the padding mask nor the task down to their feed-forward part, so the encoder and the
+    decoder put them here before they run their layers, and collect the layers' statistics here afterwards.
     """
 
     def __init__(self) -> None:
@@ -54,8 +54,8 @@ class RoutingState:
 class _MoESublayer:
     """What the encoder and the decoder layer with experts have in common.
 
-    fairseq's layers compute ``fc2(dropout(activation_fn(fc1(x))))``. With ``fc1`` and ``fc2`` empty, ``activation_fn`` is the whole feed-forward
-    sub-layer, so experts need no copy of fairseq's ``forward``.
+    fairseq's layers compute ``fc2(dropout(activation_fn(fc1(x))))``. With ``fc1`` and ``fc2`` empty, ``activation_fn``
+    is the whole feed-forward sub-layer, so experts need no copy of fairseq's ``forward``.
     """
 
     moe: MoELayer
@@ -83,7 +83,8 @@ class _MoESublayer:
         return y_TD.view_as(x_SBD)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        # torch's checkpoint, not fairseq's: the balance loss leaves the layer by the side, and only the non-reentrant kind keeps its gradient.
+        # torch's checkpoint, not fairseq's: the balance loss leaves the layer by the side, and only the non-reentrant
+        # kind keeps its gradient.
         run = super().forward  # type: ignore[misc]
         if self.checkpoint_activations and self.training:  # type: ignore[attr-defined]
             return checkpoint(run, *args, use_reentrant=False, **kwargs)

@@ -1,4 +1,6 @@
-"""``--arch moe_transformer``: fairseq's transformer with a mixture of experts in some of its feed-forward sub-layers."""
+"""``--arch moe_transformer``: fairseq's transformer with a mixture of experts in some of its feed-forward
+sub-layers.
+"""
 
 from typing import Any
 
@@ -18,7 +20,8 @@ from mmt.models.encoder import MoETransformerEncoder
 class MoETransformerModel(TransformerModelBase):
     """A multilingual encoder-decoder with experts.
 
-    With ``--moe-experts 0`` it is fairseq's dense transformer: the same parameters under the same names, so checkpoints can be exchanged.
+    With ``--moe-experts 0`` it is fairseq's dense transformer: the same parameters under the same names, so checkpoints
+    can be exchanged.
     """
 
     @classmethod
@@ -40,7 +43,9 @@ class MoETransformerModel(TransformerModelBase):
         """
         validate(cfg)
         config = nested_config(cfg)
-        config.task_ids = TaskIds(config.moe_task_id, task.langs, task.trained_lang_pairs) if config.moe_experts > 0 else ()
+        config.task_ids = (
+            TaskIds(config.moe_task_id, task.langs, task.trained_lang_pairs) if config.moe_experts > 0 else ()
+        )
         return super().build_model(config, task)
 
     @classmethod
@@ -67,9 +72,10 @@ class MoETransformerModel(TransformerModelBase):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return logits ``(B, S, V)`` (features ``(B, S, D)`` with ``features_only``) and a dictionary.
 
-        fairseq's ``forward`` with the languages of each sentence passed on to the encoder. The dictionary's ``routing_statistics`` maps the name of
-        each MoE layer ("encoder.1") to its RoutingStatistics, and ``balanced_layers`` names those that get a balance loss unless told otherwise:
-        all but the task-routed ones, whose few rows would be forced apart however related the tasks are.
+        fairseq's ``forward`` with the languages of each sentence passed on to the encoder. The dictionary's
+        ``routing_statistics`` maps the name of each MoE layer ("encoder.1") to its RoutingStatistics, and
+        ``balanced_layers`` names those that get a balance loss unless told otherwise: all but the task-routed ones,
+        whose few rows would be forced apart however related the tasks are.
         """
         encoder_out = self.encoder(
             src_tokens,
@@ -92,7 +98,9 @@ class MoETransformerModel(TransformerModelBase):
             **self.decoder.routing_state.take_statistics(),
         }
         extra["balanced_layers"] = [
-            layer for layer in extra["routing_statistics"] if getattr(self.cfg, f"{layer.split('.')[0]}_routing") != "task"
+            layer
+            for layer in extra["routing_statistics"]
+            if getattr(self.cfg, f"{layer.split('.')[0]}_routing") != "task"
         ]
         return output, extra
 
@@ -108,6 +116,8 @@ class MoETransformerModel(TransformerModelBase):
             expected = getattr(self, side).embed_tokens.num_embeddings
             if saved is not None and saved.size(0) != expected:
                 raise UserError(
-                    f"the dictionary does not fit the checkpoint: it has {expected} entries with the language tokens, but the checkpoint's {side} has "
-                    f"{saved.size(0)} embeddings; use the data folder (dict.txt, lang_list.txt) that the model was trained with"
+                    f"the dictionary does not fit the checkpoint: it has {expected} entries with the language "
+                    f"tokens, but the checkpoint's {side} has "
+                    f"{saved.size(0)} embeddings; use the data folder (dict.txt, lang_list.txt) that the model "
+                    f"was trained with"
                 )

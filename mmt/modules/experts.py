@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mmt.modules.reused_memory import ReusedMemory
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
 
 
@@ -44,6 +46,7 @@ class Experts(nn.Module):
         self.bias_1 = nn.Parameter(torch.empty(num_experts, ffn_dim))
         self.weight_2 = nn.Parameter(torch.empty(num_experts, model_dim, ffn_dim))
         self.bias_2 = nn.Parameter(torch.empty(num_experts, model_dim))
+        self._gradient_memory = ReusedMemory(), ReusedMemory()
         self.reset_parameters()
 
     @property
@@ -57,6 +60,13 @@ class Experts(nn.Module):
             bound = 1.0 / math.sqrt(weight.size(2))
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
+
+    def train(self, mode: bool = True) -> "Experts":
+        """Switch to training or evaluation, which needs no memory for gradients."""
+        if not mode:
+            for memory in self._gradient_memory:
+                memory.clear()
+        return super().train(mode)
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows in the brackets."""
@@ -77,7 +87,7 @@ class Experts(nn.Module):
         weights = self.weight_1, self.bias_1, self.weight_2, self.bias_2
         if x_RD.size(0) > 0 and (x_RD.is_cuda or self.activation != "relu"):
             return feed_forward_grouped(x_RD, *weights, counts_E, self.activation, dropout)
-        return _ReluFeedForwardByExpert.apply(x_RD, *weights, counts_E.tolist(), dropout)
+        return _ReluFeedForwardByExpert.apply(x_RD, *weights, counts_E.tolist(), dropout, self._gradient_memory)
 
 
 class _ReluFeedForwardByExpert(torch.autograd.Function):
@@ -99,6 +109,7 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
         bias_2: Tensor,
         counts: list[int],
         dropout: float,
+        gradient_memory: tuple[ReusedMemory, ReusedMemory],
     ) -> Tensor:
         hidden_RF = x_RD.new_empty(x_RD.size(0), weight_1.size(1))
         out_RD = torch.empty_like(x_RD)
@@ -112,7 +123,7 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
                 F.dropout(hidden, dropout, training=True, inplace=True)
             torch.addmm(bias_2[expert], hidden, cast_2[expert].t(), out=out_RD[rows])
         ctx.save_for_backward(x_RD, hidden_RF, weight_1, weight_2)
-        ctx.counts, ctx.dropout = counts, dropout
+        ctx.counts, ctx.dropout, ctx.gradient_memory = counts, dropout, gradient_memory
         return out_RD
 
     @staticmethod
@@ -121,7 +132,8 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
         x_RD, hidden_RF, weight_1, weight_2 = ctx.saved_tensors
         grad_RD = grad_RD.contiguous()
         grad_x_RD = torch.empty_like(x_RD)
-        grad_weight_1, grad_weight_2 = torch.empty_like(weight_1), torch.empty_like(weight_2)
+        memory_1, memory_2 = ctx.gradient_memory
+        grad_weight_1, grad_weight_2 = memory_1.empty_like(weight_1), memory_2.empty_like(weight_2)
         grad_bias_1, grad_bias_2 = weight_1.new_zeros(weight_1.shape[:2]), weight_2.new_zeros(weight_2.shape[:2])
         cast_1, cast_2 = _CastSlices(weight_1, x_RD), _CastSlices(weight_2, x_RD)
         # One buffer for all experts: freshly allocated memory costs as much as the product that fills it.
@@ -142,7 +154,7 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
             if count == 0:
                 grad_weight_1[expert].zero_()
                 grad_weight_2[expert].zero_()
-        return grad_x_RD, grad_weight_1, grad_bias_1, grad_weight_2, grad_bias_2, None, None
+        return grad_x_RD, grad_weight_1, grad_bias_1, grad_weight_2, grad_bias_2, None, None, None
 
 
 class _CastSlices:

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 class FusedAdam(FairseqOptimizer):
     """AdamW of torch with its fused kernel.
 
-    It computes what fairseq's ``adam`` computes (weight decay is decoupled in both), except that ``--adam-eps`` is added after the bias correction
-    of the second moment, as in Kingma and Ba 2015, algorithm 1.
+    It computes what fairseq's ``adam`` computes (weight decay is decoupled in both), except that ``--adam-eps`` is
+    added after the bias correction of the second moment, as in Kingma and Ba 2015, algorithm 1.
     """
 
     def __init__(self, cfg: FairseqAdamConfig, params: list[torch.nn.Parameter]) -> None:
@@ -26,7 +26,9 @@ class FusedAdam(FairseqOptimizer):
     def optimizer_config(self) -> dict[str, Any]:
         """The arguments of ``torch.optim.AdamW``; they also override those of a loaded checkpoint."""
         return {
-            "lr": float(self.cfg.lr[0] if OmegaConf.is_list(self.cfg.lr) or isinstance(self.cfg.lr, list) else self.cfg.lr),
+            "lr": float(
+                self.cfg.lr[0] if OmegaConf.is_list(self.cfg.lr) or isinstance(self.cfg.lr, list) else self.cfg.lr
+            ),
             "betas": parse_betas(self.cfg.adam_betas),
             "eps": float(self.cfg.adam_eps),
             "weight_decay": float(self.cfg.weight_decay),

@@ -1,4 +1,6 @@
-"""Options of ``--task multilingual_moe_translation``: those of fairseq's ``translation_multi_simple_epoch``, as a dataclass so that Hydra knows them, and a few more."""
+"""Options of ``--task multilingual_moe_translation``: those of fairseq's ``translation_multi_simple_epoch``, as a
+dataclass so that Hydra knows them, and a few more.
+"""
 
 import argparse
 import ast
@@ -12,26 +14,49 @@ from omegaconf import II, MISSING, DictConfig, OmegaConf
 
 from mmt.errors import UserError
 
+DatasetFormat = ChoiceEnum(get_available_dataset_impl())
+
 
 @dataclass
 class MultilingualMoETranslationConfig(FairseqDataclass):
-    """Options of the task; help texts state what fairseq's do, defaults are fairseq's unless the text says otherwise."""
+    """Options of the task; help texts state what fairseq's do, defaults are fairseq's unless the text says
+    otherwise.
+    """
 
-    data: str = field(default=MISSING, metadata={"help": "data folder, or several separated by colons that epochs go through in turn"})
-    source_lang: Optional[str] = field(default=None, metadata={"help": "inference source language", "argparse_alias": "-s"})
-    target_lang: Optional[str] = field(default=None, metadata={"help": "inference target language", "argparse_alias": "-t"})
+    data: str = field(
+        default=MISSING, metadata={"help": "data folder, or several separated by colons that epochs go through in turn"}
+    )
+    source_lang: Optional[str] = field(
+        default=None, metadata={"help": "inference source language", "argparse_alias": "-s"}
+    )
+    target_lang: Optional[str] = field(
+        default=None, metadata={"help": "inference target language", "argparse_alias": "-t"}
+    )
     lang_pairs: Optional[str] = field(
         default=None,
-        metadata={"help": "directions to train, comma-separated (en-de,de-en), or a file with them; default: lang_pairs.txt of the data folder"},
+        metadata={
+            "help": "directions to train, comma-separated (en-de,de-en), or a file with them; default: "
+            "lang_pairs.txt of the data folder"
+        },
     )
     langs: Optional[str] = field(
-        default=None, metadata={"help": "languages, comma-separated; their order fixes the order of the language tokens and task ids"}
+        default=None,
+        metadata={
+            "help": "languages, comma-separated; their order fixes the order of the language tokens and task ids"
+        },
     )
     lang_dict: Optional[str] = field(
-        default=None, metadata={"help": "file with one language per line, instead of --langs; default: lang_list.txt of the data folder"}
+        default=None,
+        metadata={
+            "help": "file with one language per line, instead of --langs; default: lang_list.txt of the data folder"
+        },
     )
-    source_dict: Optional[str] = field(default=None, metadata={"help": "source dictionary, instead of the data folder's"})
-    target_dict: Optional[str] = field(default=None, metadata={"help": "target dictionary, instead of the data folder's"})
+    source_dict: Optional[str] = field(
+        default=None, metadata={"help": "source dictionary, instead of the data folder's"}
+    )
+    target_dict: Optional[str] = field(
+        default=None, metadata={"help": "target dictionary, instead of the data folder's"}
+    )
     fixed_dictionary: Optional[str] = field(
         default=None, metadata={"help": "dictionary for every language; default: dict.txt of the data folder, if there"}
     )
@@ -48,49 +73,80 @@ class MultilingualMoETranslationConfig(FairseqDataclass):
     encoder_langtok: Optional[ChoiceEnum(["src", "tgt"])] = field(  # type: ignore[valid-type]
         default=None, metadata={"help": "begin source sentences with the token of the source or target language"}
     )
-    decoder_langtok: bool = field(default=False, metadata={"help": "begin target sentences with the token of the target language"})
-    lang_tok_replacing_bos_eos: bool = field(default=False, metadata={"help": "language tokens replace eos of the source and bos of the target"})
-    enable_lang_ids: bool = field(default=False, metadata={"help": "accepted for compatibility: this task always passes language ids"})
+    decoder_langtok: bool = field(
+        default=False, metadata={"help": "begin target sentences with the token of the target language"}
+    )
+    lang_tok_replacing_bos_eos: bool = field(
+        default=False, metadata={"help": "language tokens replace eos of the source and bos of the target"}
+    )
+    enable_lang_ids: bool = field(
+        default=False, metadata={"help": "accepted for compatibility: this task always passes language ids"}
+    )
     enable_reservsed_directions_shared_datasets: bool = field(
         default=False, metadata={"help": "let a direction and its reverse share their datasets (fairseq's spelling)"}
     )
-    extra_data: Optional[str] = field(default=None, metadata={"help": "further data by kind, such as '{\"mined\": \"path\"}'"})
-    extra_lang_pairs: Optional[str] = field(default=None, metadata={"help": "language pairs of the further data by kind"})
-    langtoks_specs: str = field(default="main", metadata={"help": "kinds of data with language tokens of their own, comma-separated"})
+    extra_data: Optional[str] = field(
+        default=None, metadata={"help": 'further data by kind, such as \'{"mined": "path"}\''}
+    )
+    extra_lang_pairs: Optional[str] = field(
+        default=None, metadata={"help": "language pairs of the further data by kind"}
+    )
+    langtoks_specs: str = field(
+        default="main", metadata={"help": "kinds of data with language tokens of their own, comma-separated"}
+    )
     langtoks: Optional[str] = field(
-        default=None, metadata={"help": "language tokens by kind of data, such as '{\"mined\": (\"src.mined\", \"tgt\")}'"}
+        default=None, metadata={"help": 'language tokens by kind of data, such as \'{"mined": ("src.mined", "tgt")}\''}
     )
     sampling_method: ChoiceEnum(["uniform", "temperature", "concat", "RoundRobin"]) = field(  # type: ignore[valid-type]
         default="concat", metadata={"help": "how to sample the directions"}
     )
     sampling_temperature: float = field(
-        default=1.5, metadata={"help": "with --sampling-method temperature, a direction's share is (its share of the data) ^ (1 / temperature)"}
+        default=1.5,
+        metadata={
+            "help": "with --sampling-method temperature, a direction's share is (its share of the data) ^ (1 / "
+            "temperature)"
+        },
     )
-    sampling_weights: Optional[str] = field(default=None, metadata={"help": "share of each direction, such as '{\"main:en-de\": 0.2, ...}'"})
+    sampling_weights: Optional[str] = field(
+        default=None, metadata={"help": "share of each direction, such as '{\"main:en-de\": 0.2, ...}'"}
+    )
     sampling_weights_from_file: Optional[str] = field(default=None, metadata={"help": "JSON file with the shares"})
-    virtual_epoch_size: Optional[int] = field(default=None, metadata={"help": "virtual epoch size to speed up data loading"})
-    virtual_data_size: Optional[int] = field(default=None, metadata={"help": "virtual data size of the whole joint dataset"})
-    keep_inference_langtok: bool = field(default=False, metadata={"help": "keep language tokens in the output (for debugging)"})
+    virtual_epoch_size: Optional[int] = field(
+        default=None, metadata={"help": "virtual epoch size to speed up data loading"}
+    )
+    virtual_data_size: Optional[int] = field(
+        default=None, metadata={"help": "virtual data size of the whole joint dataset"}
+    )
+    keep_inference_langtok: bool = field(
+        default=False, metadata={"help": "keep language tokens in the output (for debugging)"}
+    )
     eval_bleu: bool = field(
         default=False,
         metadata={
-            "help": "translate the validation set and log BLEU and chrF++ of each direction and their averages: --best-checkpoint-metric chrf (or bleu) "
+            "help": "translate the validation set and log BLEU and chrF++ of each direction and their averages: "
+            "--best-checkpoint-metric chrf (or bleu) "
             "--maximize-best-checkpoint-metric then keeps the best checkpoint and --patience stops early"
         },
     )
-    eval_bleu_args: str = field(default="{}", metadata={"help": "JSON with generation options for --eval-bleu, such as '{\"beam\": 4}'; default beam: 1"})
-    eval_bleu_print_samples: bool = field(default=False, metadata={"help": "log an example translation of each validation batch"})
+    eval_bleu_args: str = field(
+        default="{}",
+        metadata={"help": "JSON with generation options for --eval-bleu, such as '{\"beam\": 4}'; default beam: 1"},
+    )
+    eval_bleu_print_samples: bool = field(
+        default=False, metadata={"help": "log an example translation of each validation batch"}
+    )
     valid_sentences_per_direction: Optional[int] = field(
         default=None, metadata={"help": "validate on the first N sentences of each direction only"}
     )
     # Values of other sections that fairseq's multilingual data loading reads.
     train_subset: str = II("dataset.train_subset")
-    dataset_impl: Optional[ChoiceEnum(get_available_dataset_impl())] = II("dataset.dataset_impl")  # type: ignore[valid-type]
+    dataset_impl: Optional[DatasetFormat] = II("dataset.dataset_impl")  # type: ignore[valid-type]
     seed: int = II("common.seed")
 
 
 def as_fairseq_arguments(cfg: Any) -> argparse.Namespace:
-    """Turn the options into the namespace that ``translation_multi_simple_epoch`` expects, with the data folder's files as defaults.
+    """Turn the options into the namespace that ``translation_multi_simple_epoch`` expects, with the data folder's files
+    as defaults.
 
     Args:
         cfg: a MultilingualMoETranslationConfig, as dataclass, DictConfig or namespace.
@@ -98,7 +154,9 @@ def as_fairseq_arguments(cfg: Any) -> argparse.Namespace:
     Raises:
         UserError: if the data folder or a file named by an option does not exist, or an option cannot be parsed.
     """
-    values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True) if isinstance(cfg, DictConfig) else dict(vars(cfg))
+    values: Any = dict(vars(cfg))
+    if isinstance(cfg, DictConfig):
+        values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     args = argparse.Namespace(**values)
     folder = Path(str(args.data).split(":")[0])
     if not folder.is_dir():
@@ -107,7 +165,12 @@ def as_fairseq_arguments(cfg: Any) -> argparse.Namespace:
         args.lang_dict = str(folder / "lang_list.txt")
     if args.lang_pairs is None and (folder / "lang_pairs.txt").is_file():
         args.lang_pairs = str(folder / "lang_pairs.txt")
-    if args.fixed_dictionary is None and args.source_dict is None and args.target_dict is None and (folder / "dict.txt").is_file():
+    if (
+        args.fixed_dictionary is None
+        and args.source_dict is None
+        and args.target_dict is None
+        and (folder / "dict.txt").is_file()
+    ):
         args.fixed_dictionary = str(folder / "dict.txt")
     for option in ("lang_dict", "fixed_dictionary", "source_dict", "target_dict", "sampling_weights_from_file"):
         path = getattr(args, option)
@@ -131,7 +194,10 @@ def parse_lang_pairs(text: str | None, folder: Path) -> list[str]:
         UserError: if there are none, or one is not of the form source-target.
     """
     if text is None:
-        raise UserError(f"--lang-pairs is needed: name the directions to train, such as en-de,de-en ({folder} has no lang_pairs.txt)")
+        raise UserError(
+            f"--lang-pairs is needed: name the directions to train, such as en-de,de-en ({folder} has no "
+            f"lang_pairs.txt)"
+        )
     if Path(text).is_file():
         text = Path(text).read_text(encoding="utf-8")
     pairs = [pair for pair in text.replace("\n", ",").replace(" ", "").split(",") if pair]
@@ -142,13 +208,17 @@ def parse_lang_pairs(text: str | None, folder: Path) -> list[str]:
 
 
 def _parse_dictionary(option: str, text: str | None) -> dict[str, Any] | None:
-    """Parse a dictionary literal. fairseq would ``eval`` it, but the options of a checkpoint must not be able to run code."""
+    """Parse a dictionary literal. fairseq would ``eval`` it, but the options of a checkpoint must not be able to run
+    code.
+    """
     if text is None:
         return None
     try:
         value = ast.literal_eval(text)
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"--{option.replace('_', '-')} must be a dictionary such as '{{\"main\": ...}}', but is {text!r}") from error
+        raise UserError(
+            f"--{option.replace('_', '-')} must be a dictionary such as '{{\"main\": ...}}', but is {text!r}"
+        ) from error
     if not isinstance(value, dict):
         raise UserError(f"--{option.replace('_', '-')} must be a dictionary, but is {text!r}")
     return value

@@ -1,4 +1,6 @@
-"""``--task multilingual_moe_translation``: many translation directions in one model that knows the languages of every sentence."""
+"""``--task multilingual_moe_translation``: many translation directions in one model that knows the languages of every
+sentence.
+"""
 
 import argparse
 import contextlib
@@ -47,8 +49,8 @@ class LanguageIdDatasetManager(MultilingualDatasetManager):
 class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
     """fairseq's ``translation_multi_simple_epoch`` for models that route by task.
 
-    Every batch, in training, validation, generation and interactive use, tells the model the source and target language of each sentence
-    (``net_input.src_lang_id`` and ``net_input.tgt_lang_id``, indices into ``langs``).
+    Every batch, in training, validation, generation and interactive use, tells the model the source and target language
+    of each sentence (``net_input.src_lang_id`` and ``net_input.tgt_lang_id``, indices into ``langs``).
 
     Attributes:
         langs: the ordered languages.
@@ -86,7 +88,9 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         for pair in wanted:
             for language in pair.split("-"):
                 if language not in languages:
-                    raise UserError(f"unknown language {language!r} in {pair}; the languages are {', '.join(languages)}")
+                    raise UserError(
+                        f"unknown language {language!r} in {pair}; the languages are {', '.join(languages)}"
+                    )
         if args.fixed_dictionary is None and args.source_dict is None:
             folder = Path(args.data.split(":")[0])
             missing = [language for language in languages if not (folder / f"dict.{language}.txt").is_file()]
@@ -108,7 +112,9 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
     # The languages of every sentence.
 
     def _with_language_ids(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Move the language ids to where the model looks for them; without any, they are those of the current direction."""
+        """Move the language ids to where the model looks for them; without any, they are those of the current
+        direction.
+        """
         net_input = dict(sample["net_input"])
         source, target = net_input.get("src_lang_id"), sample.get("tgt_lang_id", net_input.get("tgt_lang_id"))
         if source is None or target is None:
@@ -117,9 +123,13 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
             target = net_input["src_tokens"].new_full(shape, self.langs.index(self.args.target_lang))
         return {**sample, "net_input": {**net_input, "src_lang_id": source, "tgt_lang_id": target}}
 
-    def build_dataset_for_inference(self, src_tokens: list[Tensor], src_lengths: list[int], constraints: Any = None) -> FairseqDataset:
+    def build_dataset_for_inference(
+        self, src_tokens: list[Tensor], src_lengths: list[int], constraints: Any = None
+    ) -> FairseqDataset:
         dataset = super().build_dataset_for_inference(src_tokens, src_lengths, constraints)
-        return LanguageIdDataset(dataset, self.langs.index(self.args.source_lang), self.langs.index(self.args.target_lang))
+        return LanguageIdDataset(
+            dataset, self.langs.index(self.args.source_lang), self.langs.index(self.args.target_lang)
+        )
 
     # Steps.
 
@@ -130,7 +140,13 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
             yield
 
     def train_step(
-        self, sample: dict[str, Any], model: nn.Module, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False
+        self,
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
     ) -> tuple[Tensor, Any, dict[str, Any]]:
         """Run forward and backward on one micro-batch; a dummy one (``ignore_grad``) takes part, but weighs nothing."""
         model.train()
@@ -144,7 +160,9 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
             optimizer.backward(loss)
         return loss, sample_size, logging_output
 
-    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> tuple[Tensor, Any, dict[str, Any]]:
+    def valid_step(
+        self, sample: dict[str, Any], model: nn.Module, criterion: Any
+    ) -> tuple[Tensor, Any, dict[str, Any]]:
         """Compute the loss and, with ``--eval-bleu``, translate the batch and add up its scores."""
         sample = self._with_language_ids(sample)
         with self._autocast(model):
@@ -154,10 +172,17 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         return loss, sample_size, logging_output
 
     def inference_step(
-        self, generator: Any, models: Sequence[nn.Module], sample: dict[str, Any], prefix_tokens: Tensor | None = None, constraints: Any = None
+        self,
+        generator: Any,
+        models: Sequence[nn.Module],
+        sample: dict[str, Any],
+        prefix_tokens: Tensor | None = None,
+        constraints: Any = None,
     ) -> list[list[dict[str, Tensor]]]:
         with self._autocast(models[0]):
-            return super().inference_step(generator, models, self._with_language_ids(sample), prefix_tokens, constraints)
+            return super().inference_step(
+                generator, models, self._with_language_ids(sample), prefix_tokens, constraints
+            )
 
     # Scores during validation.
 
@@ -169,7 +194,9 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
             found = generator.generate([model], sample, prefix_tokens=prefix_tokens)
         hypotheses = [self.detokenize(best[0]["tokens"]) if best else "" for best in found]
         references = [self.detokenize(target[target.ne(self.target_dictionary.pad())]) for target in sample["target"]]
-        languages = zip(sample["net_input"]["src_lang_id"].flatten().tolist(), sample["net_input"]["tgt_lang_id"].flatten().tolist())
+        languages = zip(
+            sample["net_input"]["src_lang_id"].flatten().tolist(), sample["net_input"]["tgt_lang_id"].flatten().tolist()
+        )
         directions = [f"{self.langs[source]}-{self.langs[target]}" for source, target in languages]
         if self.args.eval_bleu_print_samples:
             logger.info("%s example hypothesis: %s", directions[0], hypotheses[0])
@@ -180,7 +207,9 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         try:
             options = json.loads(self.args.eval_bleu_args)
         except json.JSONDecodeError as error:
-            raise UserError(f"--eval-bleu-args must be JSON such as '{{\"beam\": 4}}', but is {self.args.eval_bleu_args!r}") from error
+            raise UserError(
+                f"--eval-bleu-args must be JSON such as '{{\"beam\": 4}}', but is {self.args.eval_bleu_args!r}"
+            ) from error
         options = {"beam": 1, "max_len_a": 1.5, "max_len_b": 10, **options}
         args = type("GenerationOptions", (), {**options, "keep_inference_langtok": True})
         return self.build_generator([model], args)
@@ -196,11 +225,19 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
 
     def detokenize(self, tokens: Tensor) -> str:
         """Turn target token ids ``(S,)`` into plain text, without language tokens, end-of-sentence and padding."""
-        special = self.language_tokens() | {self.target_dictionary.pad(), self.target_dictionary.eos(), self.target_dictionary.bos()}
+        special = self.language_tokens() | {
+            self.target_dictionary.pad(),
+            self.target_dictionary.eos(),
+            self.target_dictionary.bos(),
+        }
         pieces = [self.target_dictionary[int(token)] for token in tokens if int(token) not in special]
         if self.sentencepiece is not None:
             return self.sentencepiece.decode_pieces(pieces)
-        return "".join(pieces).replace("\u2581", " ").strip() if any("\u2581" in piece for piece in pieces) else " ".join(pieces)
+        return (
+            "".join(pieces).replace("\u2581", " ").strip()
+            if any("\u2581" in piece for piece in pieces)
+            else " ".join(pieces)
+        )
 
     @property
     def sentencepiece(self) -> sentencepiece.SentencePieceProcessor | None:

@@ -56,7 +56,9 @@ class ValidationScores:
         return table
 
     def scores(self, table: Tensor) -> dict[str, float]:
-        """Turn sums into "bleu_en-de", "chrf_en-de", ... and their averages "bleu" and "chrf" over the directions seen."""
+        """Turn sums into "bleu_en-de", "chrf_en-de", ... and their averages "bleu" and "chrf" over the directions
+        seen.
+        """
         scores: dict[str, float] = {}
         seen = [direction for direction in self.directions if table[self._rows[direction]].any()]
         for direction in seen:

@@ -79,7 +79,7 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_traceback() -> None:
 
 def test_a_full_disk_is_one_line_and_exit_code_1() -> None:
     with open("/dev/full", "wb") as full:
-        process = start_mmt("--help", stdout=full)
+        process = start_mmt("doctor", stdout=full)
         _, errors = process.communicate()
 
     assert process.returncode == 1

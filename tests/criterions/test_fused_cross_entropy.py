@@ -10,12 +10,16 @@ from mmt.criterions.fused_cross_entropy import project_and_score
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("tokens_per_chunk", [3, 100])
-def test_loss_and_gradients_equal_those_of_fairseq(label_smoothing: float, tokens_per_chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_and_gradients_equal_those_of_fairseq(
+    label_smoothing: float, tokens_per_chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fused_cross_entropy, "TOKENS_PER_CHUNK", tokens_per_chunk)
     torch.manual_seed(1)
     target = torch.randint(0, 11, (7,))
     features, weight = torch.randn(7, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
-    expected, expected_nll = label_smoothed_nll_loss(torch.log_softmax(features @ weight.t(), dim=-1), target, label_smoothing)
+    expected, expected_nll = label_smoothed_nll_loss(
+        torch.log_softmax(features @ weight.t(), dim=-1), target, label_smoothing
+    )
     (3.0 * expected).backward()
     expected_gradients = features.grad.clone(), weight.grad.clone()
     features.grad = weight.grad = None

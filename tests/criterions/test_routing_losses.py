@@ -62,7 +62,9 @@ def test_metrics_of_each_layer_and_their_means_reach_fairseqs_loggers() -> None:
     for metric in ("imbalance", "entropy", "unused", "dropped"):
         layers = [values[f"{layer}_{metric}"] for layer in statistics]
         assert values[f"moe_{metric}"] == pytest.approx(sum(layers) / 2, abs=2e-3)
-    assert values["moe_balance_loss"] == pytest.approx(sum(map(float, map(balance_loss, statistics.values()))) / 2, abs=2e-3)
+    assert values["moe_balance_loss"] == pytest.approx(
+        sum(map(float, map(balance_loss, statistics.values()))) / 2, abs=2e-3
+    )
     assert not any(key.startswith("_") for key in values)
 
 

@@ -22,7 +22,10 @@ def pair_dataset(lengths: list[int], token: int) -> LanguagePairDataset:
 
 
 def test_a_mixed_batch_knows_the_languages_of_every_row() -> None:
-    german, french = LanguageIdDataset(pair_dataset([2, 5, 3], 7), 0, 1), LanguageIdDataset(pair_dataset([4, 1], 8), 2, 0)
+    german, french = (
+        LanguageIdDataset(pair_dataset([2, 5, 3], 7), 0, 1),
+        LanguageIdDataset(pair_dataset([4, 1], 8), 2, 0),
+    )
     # Collated by the first direction's dataset, as fairseq does.
     batch = german.collater([german[0], french[0], german[1], french[1], german[2]])
     first_tokens = [row[row.ne(DICTIONARY.pad())][0].item() for row in batch["net_input"]["src_tokens"]]

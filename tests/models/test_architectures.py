@@ -26,7 +26,10 @@ class _DictionaryOfSize:
 def build(architecture: str, vocabulary: int, **options) -> MoETransformerModel:
     dictionary = _DictionaryOfSize(vocabulary)
     task = SimpleNamespace(
-        source_dictionary=dictionary, target_dictionary=dictionary, langs=["en", "de"], trained_lang_pairs=["en-de", "de-en"]
+        source_dictionary=dictionary,
+        target_dictionary=dictionary,
+        langs=["en", "de"],
+        trained_lang_pairs=["en-de", "de-en"],
     )
     with torch.device("meta"):
         return MoETransformerModel.build_model(MoETransformerConfig(**{**ARCHITECTURES[architecture], **options}), task)

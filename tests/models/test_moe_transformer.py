@@ -60,7 +60,9 @@ def test_incremental_decoding_gives_the_logits_of_the_full_forward_pass(routing:
     encoder_out = model.encoder(**inputs)
     state: dict = {}
     for step in range(1, sample["prev_output_tokens"].size(1) + 1):
-        logits, _ = model.decoder(sample["prev_output_tokens"][:, :step], encoder_out=encoder_out, incremental_state=state)
+        logits, _ = model.decoder(
+            sample["prev_output_tokens"][:, :step], encoder_out=encoder_out, incremental_state=state
+        )
         torch.testing.assert_close(logits[:, -1], expected[:, step - 1], rtol=1e-4, atol=1e-5)
 
 
@@ -70,7 +72,10 @@ def test_task_routing_uses_the_experts_of_the_task_whatever_the_text() -> None:
         model(**batch(sources, targets, target_language=language))[1]["routing_statistics"]
         for sources, targets, language in ((SOURCES, TARGETS, 1), ([[4, 4, 4]], [[19, 3]], 1), (SOURCES, TARGETS, 2))
     ]
-    chosen = [{layer: layer_statistics.tokens_per_expert_E > 0 for layer, layer_statistics in each.items()} for each in statistics]
+    chosen = [
+        {layer: layer_statistics.tokens_per_expert_E > 0 for layer, layer_statistics in each.items()}
+        for each in statistics
+    ]
     assert set(chosen[0]) == {"encoder.1", "decoder.1"}
     for layer in chosen[0]:
         assert torch.equal(chosen[0][layer], chosen[1][layer])
@@ -106,7 +111,9 @@ def test_checkpointed_activations_keep_the_gradient_of_the_balance_loss() -> Non
     for checkpoint_activations in (False, True):
         model = tiny_model(moe_experts=4, checkpoint_activations=checkpoint_activations).train()
         output, extra = model(**batch(SOURCES, TARGETS))
-        loss = output.float().pow(2).sum() + sum(s.probability_sum_E.pow(2).sum() for s in extra["routing_statistics"].values())
+        loss = output.float().pow(2).sum() + sum(
+            s.probability_sum_E.pow(2).sum() for s in extra["routing_statistics"].values()
+        )
         loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -122,7 +129,10 @@ def test_checkpointed_activations_keep_the_gradient_of_the_balance_loss() -> Non
         ({"moe_capacity_factor": 0.0}, r"--moe-capacity-factor must be above 0, but is 0\.0"),
         ({"moe_input_jitter": 1.5}, r"--moe-input-jitter must be in \[0, 1\), but is 1\.5"),
         ({"activation_fn": "gelu"}, "--activation-fn must be 'relu'"),
-        ({"encoder_xformers_att_config": "__import__('os').getcwd()"}, "--encoder-xformers-att-config must be a literal"),
+        (
+            {"encoder_xformers_att_config": "__import__('os').getcwd()"},
+            "--encoder-xformers-att-config must be a literal",
+        ),
     ],
 )
 def test_wrong_options_are_refused_by_name(options: dict, message: str) -> None:

@@ -28,7 +28,9 @@ def tiny_task(words: int = 20) -> SimpleNamespace:
     for word in range(words):
         dictionary.add_symbol(f"w{word}")
     pairs = ["en-de", "de-en", "en-fr", "fr-en"]
-    return SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, langs=["en", "de", "fr"], trained_lang_pairs=pairs)
+    return SimpleNamespace(
+        source_dictionary=dictionary, target_dictionary=dictionary, langs=["en", "de", "fr"], trained_lang_pairs=pairs
+    )
 
 
 def tiny_model(**options: Any) -> MoETransformerModel:
@@ -37,8 +39,12 @@ def tiny_model(**options: Any) -> MoETransformerModel:
     return MoETransformerModel.build_model(MoETransformerConfig(**{**TINY, **options}), tiny_task())
 
 
-def batch(sources: list[list[int]], targets: list[list[int]], source_language: int = 0, target_language: int = 1) -> dict[str, torch.Tensor]:
-    """Collate token lists as fairseq does: sources padded on the left, targets on the right and shifted behind end-of-sentence."""
+def batch(
+    sources: list[list[int]], targets: list[list[int]], source_language: int = 0, target_language: int = 1
+) -> dict[str, torch.Tensor]:
+    """Collate token lists as fairseq does: sources padded on the left, targets on the right and shifted behind
+    end-of-sentence.
+    """
     source_length, target_length = max(map(len, sources)) + 1, max(map(len, targets)) + 1
     return {
         "src_tokens": torch.tensor([[PAD] * (source_length - len(s) - 1) + s + [EOS] for s in sources]),

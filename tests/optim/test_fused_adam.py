@@ -30,7 +30,9 @@ def test_state_survives_saving_and_loading() -> None:
     resumed = FusedAdam(config, [torch.nn.Parameter(parameter.detach().clone())])
     resumed.load_state_dict(optimizer.state_dict(), {"lr": 0.5})
     assert resumed.get_lr() == 0.5
-    torch.testing.assert_close(resumed.optimizer.state[resumed.param_groups[0]["params"][0]]["exp_avg"], torch.full((3,), 0.1))
+    torch.testing.assert_close(
+        resumed.optimizer.state[resumed.param_groups[0]["params"][0]]["exp_avg"], torch.full((3,), 0.1)
+    )
 
 
 @pytest.mark.parametrize("text", ["0.9", "(0.9, 1.5)", "(a, b)", "__import__('os').getcwd()"])

@@ -19,7 +19,16 @@ TINY = [
 ROUTINGS = {
     "dense": ["--moe-experts", "0"],
     "token": ["--moe-experts", "4", "--moe-top-k", "2"],
-    "sentence": ["--moe-experts", "4", "--moe-top-k", "1", "--encoder-routing", "sentence", "--decoder-routing", "sentence"],
+    "sentence": [
+        "--moe-experts",
+        "4",
+        "--moe-top-k",
+        "1",
+        "--encoder-routing",
+        "sentence",
+        "--decoder-routing",
+        "sentence",
+    ],
     "task": ["--moe-experts", "4", "--moe-top-k", "2", "--encoder-routing", "task", "--decoder-routing", "task"],
     "token_task": ["--moe-experts", "4", "--moe-top-k", "1", "--encoder-routing", "token", "--decoder-routing", "task"],
 }
@@ -31,7 +40,11 @@ def run(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedPro
     installed = Path(sys.executable).parent / program
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}
     return subprocess.run(
-        [str(installed) if installed.exists() else program, *arguments], capture_output=True, text=True, env=environment, **kwargs
+        [str(installed) if installed.exists() else program, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        **kwargs,
     )
 
 
@@ -40,9 +53,36 @@ def train_command(data: Path, save_dir: Path, *arguments: str | Path) -> list[st
     return [
         "fairseq-train",
         *[str(data), *PLUGIN, "--task", "multilingual_moe_translation", *LANGUAGE_TOKENS, *TINY],
-        *["--criterion", "moe_label_smoothed_cross_entropy", "--optimizer", "fused_adam", "--adam-betas", "(0.9, 0.98)"],
-        *["--lr", "0.004", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "100", "--max-tokens", "1000", "--cpu"],
-        *["--log-format", "json", "--log-interval", "1", "--no-epoch-checkpoints", "--num-workers", "0", "--save-dir", str(save_dir)],
+        *[
+            "--criterion",
+            "moe_label_smoothed_cross_entropy",
+            "--optimizer",
+            "fused_adam",
+            "--adam-betas",
+            "(0.9, 0.98)",
+        ],
+        *[
+            "--lr",
+            "0.004",
+            "--lr-scheduler",
+            "inverse_sqrt",
+            "--warmup-updates",
+            "100",
+            "--max-tokens",
+            "1000",
+            "--cpu",
+        ],
+        *[
+            "--log-format",
+            "json",
+            "--log-interval",
+            "1",
+            "--no-epoch-checkpoints",
+            "--num-workers",
+            "0",
+            "--save-dir",
+            str(save_dir),
+        ],
         *[str(argument) for argument in arguments],
     ]
 

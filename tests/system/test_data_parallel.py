@@ -17,7 +17,15 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("routing", ["token_task"])
 def test_two_processes_end_with_the_weights_of_one(routing: str, toy_data: Path, tmp_path: Path) -> None:
-    options = [*ROUTINGS[routing], "--max-update", "6", "--disable-validation", "--clip-norm", "0.5", "--no-epoch-checkpoints"]
+    options = [
+        *ROUTINGS[routing],
+        "--max-update",
+        "6",
+        "--disable-validation",
+        "--clip-norm",
+        "0.5",
+        "--no-epoch-checkpoints",
+    ]
     train(toy_data, tmp_path / "one", *options, "--update-freq", "2")
     command = train_command(toy_data, tmp_path / "two", *options)
     result = run(
@@ -31,8 +39,21 @@ def test_two_processes_end_with_the_weights_of_one(routing: str, toy_data: Path,
 
 
 def test_a_dummy_batch_weighs_nothing(toy_data: Path, tmp_path: Path) -> None:
-    """With 2 processes and an odd number of batches, the last group of the epoch has a dummy batch; the update is that of the real ones."""
-    options = [*ROUTINGS["token"], "--max-epoch", "1", "--max-tokens", "9000", "--disable-validation", "--lr", "0.001", "--warmup-updates", "1"]
+    """With 2 processes and an odd number of batches, the last group of the epoch has a dummy batch; the update is that
+    of the real ones.
+    """
+    options = [
+        *ROUTINGS["token"],
+        "--max-epoch",
+        "1",
+        "--max-tokens",
+        "9000",
+        "--disable-validation",
+        "--lr",
+        "0.001",
+        "--warmup-updates",
+        "1",
+    ]
     train(toy_data, tmp_path / "one", *options, "--update-freq", "4")
     command = train_command(toy_data, tmp_path / "two", *options, "--update-freq", "2")
     result = run(

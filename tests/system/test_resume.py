@@ -11,14 +11,25 @@ from tests.system.commands import ROUTINGS, records, train, train_command
 
 
 def test_save_kill_resume_gives_the_same_losses_to_the_last_digit(toy_data: Path, tmp_path: Path) -> None:
-    options = [*ROUTINGS["token_task"], "--max-update", "30", "--save-interval-updates", "10", "--disable-validation", "--dropout", "0.1"]
+    options = [
+        *ROUTINGS["token_task"],
+        "--max-update",
+        "30",
+        "--save-interval-updates",
+        "10",
+        "--disable-validation",
+        "--dropout",
+        "0.1",
+    ]
     options += ["--moe-input-jitter", "0.01", "--moe-capacity-factor", "1.0"]
     whole = train(toy_data, tmp_path / "whole", *options)
 
     command = train_command(toy_data, tmp_path / "killed", *options)
     command[0] = str(Path(sys.executable).parent / command[0])
     saved = tmp_path / "killed" / "checkpoint_1_10.pt"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "killed" / "checkpoint_last.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -13,7 +13,14 @@ def test_reversal_is_learnt_to_bleu_above_90(routing: str, toy_data: Path, tmp_p
         toy_data,
         tmp_path,
         *ROUTINGS[routing],
-        *["--max-update", "700", "--eval-bleu", "--best-checkpoint-metric", "bleu", "--maximize-best-checkpoint-metric"],
+        *[
+            "--max-update",
+            "700",
+            "--eval-bleu",
+            "--best-checkpoint-metric",
+            "bleu",
+            "--maximize-best-checkpoint-metric",
+        ],
         *["--validate-interval-updates", "350", "--no-last-checkpoints", "--log-interval", "50"],
     )
     last = records(result, "valid")[-1]

@@ -15,7 +15,14 @@ from tests.toy_data import LANGUAGES
 
 
 def make_task(data: Path, **options: Any) -> MultilingualMoETranslationTask:
-    values = {"data": str(data), "train_subset": "train", "dataset_impl": "mmap", "seed": 1, "decoder_langtok": True, **options}
+    values = {
+        "data": str(data),
+        "train_subset": "train",
+        "dataset_impl": "mmap",
+        "seed": 1,
+        "decoder_langtok": True,
+        **options,
+    }
     return MultilingualMoETranslationTask.setup_task(MultilingualMoETranslationConfig(**values))
 
 
@@ -97,11 +104,15 @@ def test_scores_of_a_validation_are_sacrebleus_over_all_batches(toy_data: Path) 
     hypotheses = ["the cat sat on the mat", "a dog", "one two three four five"]
     references = ["the cat sat on a mat", "a dog barks", "one two three four six"]
     directions = ["en-aa", "en-aa", "en-bb"]
-    table = scores.sums(hypotheses[:1], references[:1], directions[:1]) + scores.sums(hypotheses[1:], references[1:], directions[1:])
+    table = scores.sums(hypotheses[:1], references[:1], directions[:1]) + scores.sums(
+        hypotheses[1:], references[1:], directions[1:]
+    )
     found = scores.scores(table)
     expected = sacrebleu.corpus_bleu(hypotheses[:2], [references[:2]]).score
     assert found["bleu_en-aa"] == pytest.approx(expected)
-    assert found["chrf_en-aa"] == pytest.approx(sacrebleu.corpus_chrf(hypotheses[:2], [references[:2]], word_order=2).score)
+    assert found["chrf_en-aa"] == pytest.approx(
+        sacrebleu.corpus_chrf(hypotheses[:2], [references[:2]], word_order=2).score
+    )
     assert found["bleu"] == pytest.approx((found["bleu_en-aa"] + found["bleu_en-bb"]) / 2)
     assert "bleu_aa-en" not in found
 
@@ -109,7 +120,15 @@ def test_scores_of_a_validation_are_sacrebleus_over_all_batches(toy_data: Path) 
 def test_text_is_put_together_without_language_tokens_and_padding(toy_data: Path) -> None:
     task = make_task(toy_data)
     dictionary = task.target_dictionary
-    tokens = torch.tensor([dictionary.index("__aa__"), dictionary.index("aa1"), dictionary.index("aa0"), dictionary.eos(), dictionary.pad()])
+    tokens = torch.tensor(
+        [
+            dictionary.index("__aa__"),
+            dictionary.index("aa1"),
+            dictionary.index("aa0"),
+            dictionary.eos(),
+            dictionary.pad(),
+        ]
+    )
     assert task.detokenize(tokens) == "aa1 aa0"
 
 
