@@ -36,6 +36,7 @@ def apply() -> None:
     install_one_line_errors()
     _wrap(options, "parse_args_and_arch", _parse_args_without_traps)
     _wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_with_clear_errors)
+    _wrap(distributed_utils, "infer_init_method", _infer_torchrun_before_counting_devices)
     _wrap(distributed_utils, "_infer_torch_distributed_launch_init", _infer_torchrun_on_any_device)
 
 
@@ -111,6 +112,19 @@ def refuse_dead_flags(distributed_config: Any) -> None:
                 f"{flag} needs fairscale, which is no longer maintained, and would mix up the experts of different "
                 "ranks. Use --ddp-backend legacy_ddp (plain data parallelism) instead"
             )
+
+
+def _infer_torchrun_before_counting_devices(original: Callable[..., Any], cfg: Any, *args: Any, **kwargs: Any) -> None:
+    """Believe ``torchrun`` about the number of processes.
+
+    fairseq asks for the number of CUDA devices first, and where that is 0 or 1 every process trains a model of its own,
+    all into the same folder.
+    """
+    launched = all(key in os.environ for key in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"))
+    if launched and int(os.environ["WORLD_SIZE"]) > 1 and cfg.distributed_init_method is None and not cfg.tpu:
+        distributed_utils._infer_torch_distributed_launch_init(cfg)
+    else:
+        original(cfg, *args, **kwargs)
 
 
 def _infer_torchrun_on_any_device(original: Callable[..., Any], cfg: Any) -> None:

@@ -107,10 +107,22 @@ def test_torchrun_starts_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("needs a machine without CUDA")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    config = argparse.Namespace()
-    distributed_utils._infer_torch_distributed_launch_init(config)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    one_process = {
+        "distributed_init_method": None,
+        "tpu": False,
+        "distributed_world_size": 1,
+        "pipeline_model_parallel": False,
+    }
+    config = argparse.Namespace(**one_process)
+    distributed_utils.infer_init_method(config)
     assert (config.distributed_rank, config.distributed_world_size, config.distributed_backend) == (1, 2, "gloo")
-    # No longer needed once fairseq stops dividing by the number of CUDA devices.
+    # No longer needed once fairseq believes torchrun's WORLD_SIZE on machines without CUDA ...
+    alone = argparse.Namespace(**one_process)
+    distributed_utils.infer_init_method.__wrapped__(alone)
+    assert alone.distributed_init_method is None
+    # ... and stops dividing by the number of CUDA devices.
     with pytest.raises(ZeroDivisionError):
         distributed_utils._infer_torch_distributed_launch_init.__wrapped__(argparse.Namespace())
 

@@ -1,9 +1,11 @@
 """Run the ``mmt`` command: for real, or in a copy of this process, which need not import everything again."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from mmt.cli.main import main
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+DEADLINE_S = 300
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,24 @@ def mmt(*arguments: str | Path, stdin: bytes = b"", cwd: Path | None = None) -> 
             _become_mmt(
                 [str(argument) for argument in arguments], (input_file.fileno(), output.fileno(), errors.fileno()), cwd
             )
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        code = _exit_code(child)
         output.seek(0)
         errors.seek(0)
         return Finished(code, output.read().decode(), errors.read().decode())
+
+
+def _exit_code(child: int) -> int:
+    """Wait for a process, but not for ever."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        finished, status = os.waitpid(child, os.WNOHANG)
+        if finished:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise AssertionError(f"mmt has not ended after {DEADLINE_S} s")
+        time.sleep(0.002)
 
 
 def _become_mmt(arguments: list[str], files: tuple[int, int, int], cwd: Path | None) -> None:

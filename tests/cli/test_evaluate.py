@@ -97,7 +97,6 @@ def test_going_on_translates_nothing_again_and_may_add_directions(
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("wait_for", ["scores.jsonl", "hypotheses/test.en-ru.ru"])
 def test_a_kill_costs_at_most_one_direction(
     wait_for: str, tiny: Path, tmp_path: Path, evaluated: tuple[Path, Finished]

@@ -101,7 +101,6 @@ def test_progress_is_shown_on_request_on_stderr(tiny: Path) -> None:
     assert len(finished.stdout.splitlines()) >= len(LINES)
 
 
-@pytest.mark.slow
 def test_a_pipe_that_stays_open_gets_its_answers(tiny: Path) -> None:
     process = start_mmt("translate", "--model", tiny / "run", "--to", "de", *QUICK)
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
@@ -118,7 +117,6 @@ def test_a_pipe_that_stays_open_gets_its_answers(tiny: Path) -> None:
         process.wait()
 
 
-@pytest.mark.slow
 def test_a_kill_leaves_no_file_under_its_final_name(tiny: Path, tmp_path: Path) -> None:
     process = start_mmt(
         "translate",

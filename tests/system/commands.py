@@ -23,7 +23,7 @@ ROUTINGS = {
         "--moe-experts",
         "4",
         "--moe-top-k",
-        "1",
+        "2",
         "--encoder-routing",
         "sentence",
         "--decoder-routing",
@@ -34,13 +34,17 @@ ROUTINGS = {
 }
 
 
+def installed(program: str) -> str:
+    """Return the path of a program that is installed beside this Python."""
+    return str(Path(sys.executable).parent / program)
+
+
 def run(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """Run one of the commands that are installed beside this Python, with one thread."""
+    """Run a command that is installed beside this Python, with one thread."""
     program, *arguments = (str(part) for part in command)
-    installed = Path(sys.executable).parent / program
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}
     return subprocess.run(
-        [str(installed) if installed.exists() else program, *arguments],
+        [installed(program), *arguments],
         capture_output=True,
         text=True,
         env=environment,
@@ -51,7 +55,7 @@ def run(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedPro
 def train_command(data: Path, save_dir: Path, *arguments: str | Path) -> list[str]:
     """Return a ``fairseq-train`` command for a tiny model; later arguments win."""
     return [
-        "fairseq-train",
+        installed("fairseq-train"),
         *[str(data), *PLUGIN, "--task", "multilingual_moe_translation", *LANGUAGE_TOKENS, *TINY],
         *[
             "--criterion",

@@ -9,6 +9,10 @@ import torch
 from tests.system.commands import ROUTINGS, run, train, train_command
 
 
+# Some gradients, such as those of key biases, are zero but for rounding, and Adam would scale the rounding up.
+ADAM = ["--adam-eps", "0.001"]
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -28,9 +32,7 @@ def test_two_processes_end_with_the_weights_of_one(routing: str, toy_data: Path,
     ]
     train(toy_data, tmp_path / "one", *options, "--update-freq", "2")
     command = train_command(toy_data, tmp_path / "two", *options)
-    result = run(
-        ["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port()), "--no-python", *command], timeout=300
-    )
+    result = run(["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port()), *command], timeout=300)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
     one, two = (torch.load(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("one", "two"))
     assert one.keys() == two.keys()
@@ -53,12 +55,11 @@ def test_a_dummy_batch_weighs_nothing(toy_data: Path, tmp_path: Path) -> None:
         "0.001",
         "--warmup-updates",
         "1",
+        *ADAM,
     ]
     train(toy_data, tmp_path / "one", *options, "--update-freq", "4")
     command = train_command(toy_data, tmp_path / "two", *options, "--update-freq", "2")
-    result = run(
-        ["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port()), "--no-python", *command], timeout=300
-    )
+    result = run(["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port()), *command], timeout=300)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
     one, two = (torch.load(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two"))
     assert one["optimizer_history"][-1]["num_updates"] == two["optimizer_history"][-1]["num_updates"]
