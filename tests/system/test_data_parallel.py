@@ -28,7 +28,7 @@ def test_two_processes_end_with_the_weights_of_one(routing: str, toy_data: Path,
         "--disable-validation",
         "--clip-norm",
         "0.5",
-        "--no-epoch-checkpoints",
+        *ADAM,
     ]
     train(toy_data, tmp_path / "one", *options, "--update-freq", "2")
     command = train_command(toy_data, tmp_path / "two", *options)
