@@ -162,11 +162,16 @@ def run_once(system: System, x: Tensor, dtype: torch.dtype) -> float:
 
 
 def measure(systems: dict[str, System], tokens: int, dim: int, dtype: torch.dtype, repeats: int) -> dict[str, float]:
-    """Return the median milliseconds of each system, measured in turns after a warm-up."""
+    """Return the median milliseconds of each system, measured in turns after a warm-up.
+
+    Every turn has new tokens, as in training: experts get another number of them each time, and kernels that are made
+    for one number of rows have to be made anew.
+    """
     x = torch.randn(tokens, dim)
     warm_up = {name: run_once(system, x, dtype) for name, system in systems.items()}
     times: dict[str, list[float]] = {name: [s] if s > VERY_SLOW_S else [] for name, s in warm_up.items()}
     for _ in range(repeats):
+        x = torch.randn(tokens, dim)
         for name, system in systems.items():
             if warm_up[name] < SLOW_S or not times[name]:
                 times[name].append(run_once(system, x, dtype))

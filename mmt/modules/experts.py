@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from mmt.modules.reused_memory import ReusedMemory
 
-import os as _os
-_ONEDNN = _os.environ.get("LP","1")=="1"
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+# Up to so many rows a weight's gradient is faster as a sum of outer products: a matrix product repacks its operands.
+FEW_ROWS = 6
 
 
 class Experts(nn.Module):
@@ -115,15 +115,15 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
     ) -> Tensor:
         hidden_RF = x_RD.new_empty(x_RD.size(0), weight_1.size(1))
         out_RD = torch.empty_like(x_RD)
-        slices_1, slices_2 = _WeightSlices(weight_1, x_RD), _WeightSlices(weight_2, x_RD)
+        cast_1, cast_2 = _CastSlices(weight_1, x_RD), _CastSlices(weight_2, x_RD)
         bias_1, bias_2 = bias_1.to(x_RD.dtype), bias_2.to(x_RD.dtype)
         for expert, rows in _segments(counts):
             hidden = hidden_RF[rows]
-            slices_1.linear(expert, x_RD[rows], bias_1[expert], out=hidden)
+            torch.addmm(bias_1[expert], x_RD[rows], cast_1[expert].t(), out=hidden)
             hidden.relu_()
             if dropout > 0:
                 F.dropout(hidden, dropout, training=True, inplace=True)
-            slices_2.linear(expert, hidden, bias_2[expert], out=out_RD[rows])
+            torch.addmm(bias_2[expert], hidden, cast_2[expert].t(), out=out_RD[rows])
         ctx.save_for_backward(x_RD, hidden_RF, weight_1, weight_2)
         ctx.counts, ctx.dropout, ctx.gradient_memory = counts, dropout, gradient_memory
         return out_RD
@@ -137,22 +137,21 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
         memory_1, memory_2 = ctx.gradient_memory
         grad_weight_1, grad_weight_2 = memory_1.empty_like(weight_1), memory_2.empty_like(weight_2)
         grad_bias_1, grad_bias_2 = weight_1.new_zeros(weight_1.shape[:2]), weight_2.new_zeros(weight_2.shape[:2])
-        slices_1, slices_2 = _WeightSlices(weight_1, x_RD), _WeightSlices(weight_2, x_RD)
+        cast_1, cast_2 = _CastSlices(weight_1, x_RD), _CastSlices(weight_2, x_RD)
         # One buffer for all experts: freshly allocated memory costs as much as the product that fills it.
         grad_hidden_RF = hidden_RF.new_empty(max(ctx.counts), hidden_RF.size(1))
         for expert, rows in _segments(ctx.counts):
             x, hidden, grad = x_RD[rows], hidden_RF[rows], grad_RD[rows]
-            grad_hidden = grad_hidden_RF[: x.size(0)]
-            slices_2.linear_backward(expert, grad, out=grad_hidden)
+            grad_hidden = torch.mm(grad, cast_2[expert], out=grad_hidden_RF[: x.size(0)])
             # The hidden state is positive where ReLU and dropout let something through.
             torch.ops.aten.threshold_backward.grad_input(grad_hidden, hidden, 0.0, grad_input=grad_hidden)
             if ctx.dropout > 0:
                 grad_hidden.mul_(1.0 / (1.0 - ctx.dropout))
-            slices_1.linear_backward(expert, grad_hidden, out=grad_x_RD[rows])
+            torch.mm(grad_hidden, cast_1[expert], out=grad_x_RD[rows])
             torch.sum(grad, dim=0, dtype=weight_2.dtype, out=grad_bias_2[expert])
             torch.sum(grad_hidden, dim=0, dtype=weight_1.dtype, out=grad_bias_1[expert])
-            slices_2.weight_backward(grad, hidden, out=grad_weight_2[expert])
-            slices_1.weight_backward(grad_hidden, x, out=grad_weight_1[expert])
+            cast_2.store_gradient(grad, hidden, out=grad_weight_2[expert])
+            cast_1.store_gradient(grad_hidden, x, out=grad_weight_1[expert])
         for expert, count in enumerate(ctx.counts):
             if count == 0:
                 grad_weight_1[expert].zero_()
@@ -160,50 +159,29 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
         return grad_x_RD, grad_weight_1, grad_bias_1, grad_weight_2, grad_bias_2, None, None, None
 
 
-class _WeightSlices:
-    """Products with one expert's weights at a time, in the type of the rows.
-
-    Weights of another type are cast into one buffer that stays in the processor's cache.
-    """
+class _CastSlices:
+    """The slices of ``weight`` in the type of ``like``, one at a time, in one buffer that stays in the cache."""
 
     def __init__(self, weight: Tensor, like: Tensor) -> None:
         self._weight = weight
         same_type = weight.dtype == like.dtype
         self._buffer = None if same_type else torch.empty(weight.shape[1:], dtype=like.dtype, device=like.device)
-        self._use_onednn = _ONEDNN and like.device.type == "cpu" and like.dtype == torch.float32
 
-    def _slice(self, expert: int) -> Tensor:
+    def __getitem__(self, expert: int) -> Tensor:
         weight = self._weight[expert]
         return weight if self._buffer is None else self._buffer.copy_(weight)
 
-    def linear(self, expert: int, x: Tensor, bias: Tensor, out: Tensor) -> None:
-        """Store ``x @ weight.t() + bias`` in ``out``."""
-        weight = self._slice(expert)
-        if self._use_onednn:
-            out.copy_(torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
-        else:
-            torch.addmm(bias, x, weight.t(), out=out)
+    def store_gradient(self, grad: Tensor, x: Tensor, out: Tensor) -> None:
+        """Store ``grad.t() @ x`` in ``out``, which is shaped and typed like a slice of ``weight``.
 
-    def linear_backward(self, expert: int, grad: Tensor, out: Tensor) -> None:
-        """Store ``grad @ weight``, the gradient of the input of ``linear``, in ``out``."""
-        weight = self._slice(expert)
-        if self._use_onednn:
-            out.copy_(torch.ops.mkldnn._linear_pointwise(grad, weight.t(), None, "none", [], ""))
-        else:
-            torch.mm(grad, weight, out=out)
-
-    def weight_backward(self, grad: Tensor, x: Tensor, out: Tensor) -> None:
-        """Store ``grad.t() @ x``, the gradient of the weight, in ``out``. Overwrites the buffer."""
-        import os
-        mode = os.environ.get("GW", "addr,lp")
+        Overwrites the buffer.
+        """
         if self._buffer is not None:
             out.copy_(torch.mm(grad.t(), x, out=self._buffer))
-        elif "addr" in mode and x.size(0) <= 6:
+        elif x.size(0) <= FEW_ROWS:
             torch.mul(grad[0, :, None], x[0], out=out)
             for row in range(1, x.size(0)):
                 out.addr_(grad[row], x[row])
-        elif "lp" in mode and self._use_onednn and x.size(0) <= 32:
-            out.copy_(torch.ops.mkldnn._linear_pointwise(grad.t(), x.t(), None, "none", [], ""))
         else:
             torch.mm(grad.t(), x, out=out)
 

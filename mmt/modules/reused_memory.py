@@ -35,7 +35,8 @@ class ReusedMemory:
             return fresh
         if torch._C._storage_Use_Count(storage._cdata) > _OWN_REFERENCES:
             return torch.empty(like.shape, dtype=like.dtype, device=like.device)
-        return torch.empty(0, dtype=like.dtype, device=like.device).set_(storage, 0, like.shape)
+        strides = torch.empty(like.shape, device="meta").stride()
+        return torch.empty(0, dtype=like.dtype, device=like.device).set_(storage, 0, like.shape, strides)
 
     def clear(self) -> None:
         """Give the memory back as soon as nobody uses it."""
