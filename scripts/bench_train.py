@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-LOG_INTERVAL = 5
+LOG_INTERVAL = 2
 
 
 def common_arguments(options: argparse.Namespace) -> list[str]:
@@ -71,7 +71,7 @@ def common_arguments(options: argparse.Namespace) -> list[str]:
             "--seed",
             "1",
             "--num-workers",
-            "1",
+            "0",
             "--no-save",
             "--disable-validation",
         ],
