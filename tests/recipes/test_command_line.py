@@ -52,11 +52,12 @@ def test_fairseq_train_understands_the_command_as_the_recipe(recipe: str, overri
 
 
 def test_only_what_differs_from_the_defaults_is_said() -> None:
-    arguments = fairseq_train_arguments(compose(RECIPES / "demo", ["model=dense"]))
+    config = compose(RECIPES / "demo", ["model=dense"])
+    arguments = fairseq_train_arguments(config)
 
     assert "--moe-experts" not in arguments  # 0 is the default
     assert "--max-tokens-valid" not in arguments  # follows from --max-tokens
-    assert arguments[arguments.index("--max-tokens") + 1] == "2048"
+    assert arguments[arguments.index("--max-tokens") + 1] == str(config.dataset.max_tokens)
     assert "--decoder-langtok" in arguments and "True" not in arguments  # a flag
 
 
