@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TOKENS_PER_CHUNK = 2048
+from mmt.modules.precision import compute_dtype
+
+# Few enough tokens that their logits stay in the processor's cache.
+TOKENS_PER_SOFTMAX = 256
+# Many enough that adding up the projection's gradient, as large as the embeddings, costs little.
+TOKENS_PER_GRADIENT = 2048
 
 
 class _ProjectAndScore(torch.autograd.Function):
@@ -23,40 +28,28 @@ class _ProjectAndScore(torch.autograd.Function):
     def forward(
         ctx: Any, features_ND: Tensor, weight_VD: Tensor, target_N: Tensor, label_smoothing: float
     ) -> tuple[Tensor, Tensor]:
-        wants_gradient = any(ctx.needs_input_grad[:2])
-        compute_dtype = _compute_dtype(features_ND)
-        weight = weight_VD.to(compute_dtype)
-        vocabulary = weight.size(0)
-        # loss = (1 - smoothing - share) * nll + share * sum over the vocabulary of -log p: fairseq's definition.
-        share = label_smoothing / (vocabulary - 1)
-        loss = features_ND.new_zeros((), dtype=torch.float32)
-        nll = features_ND.new_zeros((), dtype=torch.float32)
-        grad_features_ND = torch.empty_like(features_ND) if wants_gradient else None
+        dtype = compute_dtype(features_ND)
+        features, weight = features_ND.to(dtype), weight_VD.to(dtype)
+        if not any(ctx.needs_input_grad[:2]):
+            loss, nll = _score(features, weight, target_N, label_smoothing, None)
+            ctx.mark_non_differentiable(nll)
+            return loss, nll
+        loss, nll = torch.zeros(2, device=features.device).unbind()
+        grad_features_ND = torch.empty_like(features_ND)
         grad_weight_VD: Tensor | None = None
-        for start in range(0, features_ND.size(0), TOKENS_PER_CHUNK):
-            rows = slice(start, start + TOKENS_PER_CHUNK)
-            features, target = features_ND[rows].to(compute_dtype), target_N[rows].unsqueeze(1)
-            log_probs = torch.log_softmax(features @ weight.t(), dim=-1, dtype=torch.float32)
-            chunk_nll = -log_probs.gather(1, target).sum()
+        grad_logits_NV = features.new_empty(min(TOKENS_PER_GRADIENT, features.size(0)), weight.size(0))
+        for start in range(0, features.size(0), TOKENS_PER_GRADIENT):
+            rows = slice(start, start + TOKENS_PER_GRADIENT)
+            grad_logits = grad_logits_NV[: features[rows].size(0)]
+            chunk_loss, chunk_nll = _score(features[rows], weight, target_N[rows], label_smoothing, grad_logits)
+            loss += chunk_loss
             nll += chunk_nll
-            loss += (1.0 - label_smoothing - share) * chunk_nll
-            if label_smoothing > 0:
-                loss -= share * log_probs.sum()
-            if grad_features_ND is None:
-                continue
-            # d loss / d logit = p - share - (1 - smoothing - share) * [target]
-            grad_logits = log_probs.exp_().sub_(share) if label_smoothing > 0 else log_probs.exp_()
-            grad_logits.scatter_add_(
-                1, target, grad_logits.new_full((), label_smoothing + share - 1.0).expand_as(target)
-            )
-            grad_logits = grad_logits.to(compute_dtype)
             grad_features_ND[rows] = grad_logits @ weight
-            chunk_grad_weight = (grad_logits.t() @ features).to(weight_VD.dtype)
+            chunk_grad_weight = (grad_logits.t() @ features[rows]).to(weight_VD.dtype)
             grad_weight_VD = chunk_grad_weight if grad_weight_VD is None else grad_weight_VD.add_(chunk_grad_weight)
-        if wants_gradient:
-            ctx.save_for_backward(
-                grad_features_ND, torch.zeros_like(weight_VD) if grad_weight_VD is None else grad_weight_VD
-            )
+        ctx.save_for_backward(
+            grad_features_ND, torch.zeros_like(weight_VD) if grad_weight_VD is None else grad_weight_VD
+        )
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
@@ -71,9 +64,30 @@ class _ProjectAndScore(torch.autograd.Function):
         )
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+def _score(
+    features_ND: Tensor, weight_VD: Tensor, target_N: Tensor, label_smoothing: float, grad_logits_NV: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the loss and the negative log-likelihood, and write the gradient of the logits to ``grad_logits_NV``."""
+    # loss = (1 - smoothing - share) * nll + share * sum over the vocabulary of -log p: fairseq's definition.
+    share = label_smoothing / (weight_VD.size(0) - 1)
+    loss, nll = torch.zeros(2, device=features_ND.device).unbind()
+    for start in range(0, features_ND.size(0), TOKENS_PER_SOFTMAX):
+        rows = slice(start, start + TOKENS_PER_SOFTMAX)
+        target = target_N[rows].unsqueeze(1)
+        log_probs = torch.log_softmax(features_ND[rows] @ weight_VD.t(), dim=-1, dtype=torch.float32)
+        chunk_nll = -log_probs.gather(1, target).sum()
+        nll += chunk_nll
+        loss += (1.0 - label_smoothing - share) * chunk_nll
+        if label_smoothing > 0:
+            loss -= share * log_probs.sum()
+        if grad_logits_NV is not None:
+            # d loss / d logit = p - share - (1 - smoothing - share) * [target]
+            grad_logits = log_probs.exp_().sub_(share) if label_smoothing > 0 else log_probs.exp_()
+            grad_logits.scatter_add_(
+                1, target, grad_logits.new_full((), label_smoothing + share - 1.0).expand_as(target)
+            )
+            grad_logits_NV[rows] = grad_logits
+    return loss, nll
 
 
 def project_and_score(

@@ -14,6 +14,7 @@ from mmt.errors import UserError
 from mmt.models.config import MoETransformerConfig, nested_config, validate
 from mmt.models.decoder import MoETransformerDecoder
 from mmt.models.encoder import MoETransformerEncoder
+from mmt.models.faster_modules import use_faster_modules
 
 
 @register_model("moe_transformer", dataclass=MoETransformerConfig)
@@ -46,7 +47,9 @@ class MoETransformerModel(TransformerModelBase):
         config.task_ids = (
             TaskIds(config.moe_task_id, task.langs, task.trained_lang_pairs) if config.moe_experts > 0 else ()
         )
-        return super().build_model(config, task)
+        model = super().build_model(config, task)
+        use_faster_modules(model)
+        return model
 
     @classmethod
     def build_encoder(cls, cfg: Any, src_dict: Dictionary, embed_tokens: nn.Embedding) -> MoETransformerEncoder:

@@ -1,11 +1,11 @@
 """The mixture-of-experts layer."""
 
-import torch
 from torch import Tensor, nn
 
 from mmt.modules.balance import RoutingStatistics, collect_statistics
 from mmt.modules.experts import Experts
 from mmt.modules.permute import combine, gather, put_rows, take_rows
+from mmt.modules.precision import compute_dtype
 from mmt.modules.routing import TokenContext
 
 
@@ -42,12 +42,6 @@ class MoELayer(nn.Module):
         """Apply the experts to tokens none of which is padding."""
         routing = self.router(x_TD, context)
         dispatch = self.dispatch(routing)
-        rows_RD = self.experts(gather(_to_compute_dtype(x_TD), dispatch), dispatch.counts_E)
+        rows_RD = self.experts(gather(x_TD.to(compute_dtype(x_TD)), dispatch), dispatch.counts_E)
         y_TD = combine(rows_RD, routing.weight_TK, dispatch)
         return y_TD.to(x_TD.dtype), collect_statistics(routing, dispatch)
-
-
-def _to_compute_dtype(x: Tensor) -> Tensor:
-    """Cast to autocast's type where autocast is on: it does not reach into custom autograd functions."""
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x

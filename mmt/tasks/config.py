@@ -4,6 +4,7 @@ dataclass so that Hydra knows them, and a few more.
 
 import argparse
 import ast
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -198,7 +199,7 @@ def parse_lang_pairs(text: str | None, folder: Path) -> list[str]:
             f"--lang-pairs is needed: name the directions to train, such as en-de,de-en ({folder} has no "
             f"lang_pairs.txt)"
         )
-    if Path(text).is_file():
+    if os.path.isfile(text):  # unlike Path.is_file, also answers for a list longer than any file name
         text = Path(text).read_text(encoding="utf-8")
     pairs = [pair for pair in text.replace("\n", ",").replace(" ", "").split(",") if pair]
     for pair in pairs:

@@ -13,7 +13,8 @@ from mmt.criterions.fused_cross_entropy import project_and_score
 def test_loss_and_gradients_equal_those_of_fairseq(
     label_smoothing: float, tokens_per_chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused_cross_entropy, "TOKENS_PER_CHUNK", tokens_per_chunk)
+    monkeypatch.setattr(fused_cross_entropy, "TOKENS_PER_GRADIENT", tokens_per_chunk)
+    monkeypatch.setattr(fused_cross_entropy, "TOKENS_PER_SOFTMAX", 2)
     torch.manual_seed(1)
     target = torch.randint(0, 11, (7,))
     features, weight = torch.randn(7, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)

@@ -9,7 +9,7 @@ import torch
 from fairseq.data import FairseqDataset
 
 from mmt.errors import UserError
-from mmt.tasks.config import MultilingualMoETranslationConfig
+from mmt.tasks.config import MultilingualMoETranslationConfig, parse_lang_pairs
 from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
 from tests.toy_data import LANGUAGES
 
@@ -38,6 +38,11 @@ def test_languages_directions_and_dictionary_come_from_the_data_folder(toy_data:
     assert task.trained_lang_pairs == ["en-aa", "aa-en", "en-bb", "bb-en"]
     assert task.source_dictionary is task.target_dictionary
     assert all(f"__{language}__" in task.target_dictionary for language in LANGUAGES)
+
+
+def test_more_directions_than_a_file_name_has_letters_are_a_list(toy_data: Path) -> None:
+    directions = [f"en-language{number}" for number in range(100)]
+    assert parse_lang_pairs(",".join(directions), toy_data) == directions
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
