@@ -3,7 +3,7 @@
 import argparse
 import functools
 import warnings
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
 from fairseq import options
@@ -75,7 +75,18 @@ def _selectors(config: DictConfig) -> list[str]:
         name = node._name if isinstance(node, DictConfig) else node
         if name is not None:
             arguments += [f"--{registry.replace('_', '-')}", name]
+        if isinstance(node, DictConfig):
+            # argparse knows no default that refers to another option, such as the --total-num-update of schedules:
+            # where fairseq's conversion does not fill it in by its name, it must be said, or fairseq refuses it.
+            for field in fields(section_dataclass(registry, name)):
+                if _refers_to_another_name(field):
+                    arguments += [f"--{field.name.replace('_', '-')}", str(node[field.name])]
     return arguments
+
+
+def _refers_to_another_name(field: Field[Any]) -> bool:
+    default = field.default
+    return isinstance(default, str) and default.startswith("${") and not default.endswith(f".{field.name}}}")
 
 
 @functools.lru_cache(maxsize=8)

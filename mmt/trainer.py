@@ -65,9 +65,18 @@ class MoETrainer(Trainer):
         """
         return super().train_step(sorted(samples, key=_is_real), raise_oom)
 
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        # fairseq saves the task's state, but hands only the extra state back to a training that is resumed.
+        state["extra_state"]["task_state"] = state["task_state"]
+        return state
+
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().load_checkpoint(filename, *args, **kwargs)
+            extra_state = super().load_checkpoint(filename, *args, **kwargs)
+            if extra_state is not None:
+                self.task.load_state_dict(extra_state.get("task_state", {}))
+            return extra_state
         except Exception as error:
             # fairseq replaces every error by "please ensure that the architectures match".
             cause = error.__context__

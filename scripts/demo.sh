@@ -31,4 +31,4 @@ paste <(printf '%s\n' "${sentences[@]}") <(printf '%s\n' "${sentences[@]}" | mmt
 
 step "Done"
 echo "This model is small and has seen little text for minutes."
-echo "What hours bring is in docs/results.md; to try: make data train RECIPE=software12"
+echo "What hours bring is in docs/results.md; to try: make data train RECIPE=software6"

@@ -119,11 +119,11 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
         bias_1, bias_2 = bias_1.to(x_RD.dtype), bias_2.to(x_RD.dtype)
         for expert, rows in _segments(counts):
             hidden = hidden_RF[rows]
-            torch.addmm(bias_1[expert], x_RD[rows], cast_1[expert].t(), out=hidden)
-            hidden.relu_()
+            # Not addmm, which copies the bias to all rows before it begins.
+            torch.mm(x_RD[rows], cast_1[expert].t(), out=hidden).add_(bias_1[expert]).relu_()
             if dropout > 0:
                 F.dropout(hidden, dropout, training=True, inplace=True)
-            torch.addmm(bias_2[expert], hidden, cast_2[expert].t(), out=out_RD[rows])
+            torch.mm(hidden, cast_2[expert].t(), out=out_RD[rows]).add_(bias_2[expert])
         ctx.save_for_backward(x_RD, hidden_RF, weight_1, weight_2)
         ctx.counts, ctx.dropout, ctx.gradient_memory = counts, dropout, gradient_memory
         return out_RD

@@ -66,7 +66,9 @@ class _Combine(torch.autograd.Function):
         route_R = ctx.dispatch.route_R
         grad_rows_RD = grad_TD.index_select(0, ctx.dispatch.token_R)
         grad_weight_N = torch.zeros_like(weight_TK).view(-1)
-        grad_weight_N[route_R] = (grad_rows_RD * rows_RD.to(grad_rows_RD.dtype)).sum(dim=-1).to(weight_TK.dtype)
+        grad_weight_N[route_R] = (
+            rows_RD.to(grad_rows_RD.dtype, copy=True).mul_(grad_rows_RD).sum(dim=-1).to(weight_TK.dtype)
+        )
         grad_rows_RD.mul_(weight_TK.reshape(-1)[route_R][:, None])
         return grad_rows_RD.to(rows_RD.dtype), grad_weight_N.view_as(weight_TK), None
 

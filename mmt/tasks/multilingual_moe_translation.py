@@ -4,6 +4,7 @@ sentence.
 
 import argparse
 import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -108,6 +109,35 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
             if language not in self.langs:
                 raise UserError(f"unknown language {language!r}; the model knows {', '.join(self.langs)}")
         self.args.source_lang, self.args.target_lang = source, target
+
+    # What a checkpoint remembers of the data that its embeddings stand for.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be the same wherever the model is used: the languages and a hash of the dictionaries."""
+        symbols = [self.source_dictionary.symbols, self.target_dictionary.symbols]
+        digest = hashlib.sha256(json.dumps(symbols).encode()).hexdigest()
+        return {**super().state_dict(), "languages": list(self.langs), "dictionary_sha256": digest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that the data folder is the one that the checkpoint was trained with.
+
+        Raises:
+            UserError: if the languages, their order or the dictionaries differ.
+        """
+        state, own = dict(state_dict), self.state_dict()
+        languages = state.pop("languages", own["languages"])  # older checkpoints have neither
+        digest = state.pop("dictionary_sha256", own["dictionary_sha256"])
+        if list(languages) != own["languages"]:
+            raise UserError(
+                f"the languages do not fit the checkpoint: its languages are {', '.join(languages)}, those of "
+                f"{self.args.data} are {', '.join(own['languages'])}"
+            )
+        if digest != own["dictionary_sha256"]:
+            raise UserError(
+                f"the dictionary does not fit the checkpoint: {self.args.data} has other words, or the same in another "
+                "order; use the data folder (dict.txt, lang_list.txt) that the model was trained with"
+            )
+        super().load_state_dict(state)
 
     # The languages of every sentence.
 

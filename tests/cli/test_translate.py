@@ -164,7 +164,18 @@ def test_wrong_options_are_one_line(arguments: list[str], expected: str, tiny: P
 
 @pytest.mark.parametrize(
     "damage",
-    ["missing", "empty folder", "empty", "truncated", "text", "code", "other dictionary", "moved data", "other model"],
+    [
+        "missing",
+        "empty folder",
+        "empty",
+        "truncated",
+        "text",
+        "code",
+        "shorter dictionary",
+        "reordered dictionary",
+        "moved data",
+        "other model",
+    ],
 )
 def test_a_checkpoint_that_cannot_be_used_is_one_line_that_names_it(damage: str, tiny: Path, tmp_path: Path) -> None:
     checkpoint, trace = tmp_path / "model.pt", tmp_path / "trace"
@@ -191,16 +202,15 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line_that_names_it(damage: str,
     else:
         state = torch.load(original)
         expected = f"mmt: error: --model {checkpoint}"
-        if damage == "other dictionary":
+        if damage.endswith("dictionary"):
             data = tmp_path / "data"
             data.mkdir()
             for name in ("spm.model", "lang_list.txt", "lang_pairs.txt"):
                 (data / name).write_bytes((tiny / "bin" / name).read_bytes())
-            (data / "dict.txt").write_text(
-                "".join((tiny / "bin" / "dict.txt").read_text().splitlines(keepends=True)[:-3])
-            )
+            lines = (tiny / "bin" / "dict.txt").read_text().splitlines(keepends=True)
+            (data / "dict.txt").write_text("".join(lines[:-3] if damage == "shorter dictionary" else lines[::-1]))
             options = ["--data", data]
-            expected += f", data folder {data}: the dictionary does not fit the checkpoint: it has "
+            expected += f", data folder {data}: the dictionary does not fit the checkpoint: {data} has "
         elif damage == "moved data":
             state["cfg"]["task"]["data"] = "no/such/bin"
             expected += " was trained with the data folder no/such/bin, which is not here; give its place with --data"

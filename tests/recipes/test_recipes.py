@@ -16,7 +16,7 @@ NAMES = sorted(path.parent.name for path in RECIPES.glob("*/train.yaml"))
 
 
 def test_the_promised_recipes_are_there() -> None:
-    assert {"demo", "own_data", "software12", "software50"} <= set(NAMES)
+    assert {"demo", "own_data", "software6", "software50"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,8 +36,8 @@ def test_a_recipe_has_a_readme_and_all_routings(name: str) -> None:
     ],
 )
 def test_routings_differ_in_nothing_but_the_routing(routing: str, expected: tuple[str, str] | None) -> None:
-    config = compose(RECIPES / "software12", [f"model={routing}"])
-    reference = compose(RECIPES / "software12", ["model=token"])
+    config = compose(RECIPES / "software6", [f"model={routing}"])
+    reference = compose(RECIPES / "software6", ["model=token"])
 
     if expected is None:
         assert config.model.moe_experts == 0
