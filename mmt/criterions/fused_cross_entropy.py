@@ -5,7 +5,7 @@ fairseq projects every position, padding too, takes a float32 log-softmax of all
 the backward pass. Here only real tokens are projected, chunk by chunk, and each chunk's gradient is formed while its
 logits are at hand.
 
-Shape letters used in this file: N real tokens, D model dim, V vocabulary.
+Shape letters used in this file: N real tokens, C tokens of a chunk, D model dim, V vocabulary.
 """
 
 from typing import Any
@@ -71,10 +71,16 @@ def _score(
     # loss = (1 - smoothing - share) * nll + share * sum over the vocabulary of -log p: fairseq's definition.
     share = label_smoothing / (weight_VD.size(0) - 1)
     loss, nll = torch.zeros(2, device=features_ND.device).unbind()
+    # The same memory for all chunks: on CPUs fresh memory costs more than what is computed in it.
+    shape = min(TOKENS_PER_SOFTMAX, features_ND.size(0)), weight_VD.size(0)
+    logits_CV, float_logits_CV = features_ND.new_empty(shape), features_ND.new_empty(shape, dtype=torch.float32)
+    log_probs_CV = torch.empty_like(float_logits_CV)
     for start in range(0, features_ND.size(0), TOKENS_PER_SOFTMAX):
         rows = slice(start, start + TOKENS_PER_SOFTMAX)
         target = target_N[rows].unsqueeze(1)
-        log_probs = torch.log_softmax(features_ND[rows] @ weight_VD.t(), dim=-1, dtype=torch.float32)
+        here = slice(target.size(0))
+        float_logits = float_logits_CV[here].copy_(torch.mm(features_ND[rows], weight_VD.t(), out=logits_CV[here]))
+        log_probs = torch.log_softmax(float_logits, dim=-1, out=log_probs_CV[here])
         chunk_nll = -log_probs.gather(1, target).sum()
         nll += chunk_nll
         loss += (1.0 - label_smoothing - share) * chunk_nll
