@@ -13,11 +13,6 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
-import fairseq
-import torch
-from fairseq.models import MODEL_REGISTRY
-from fairseq.tasks import TASK_REGISTRY
-
 import mmt
 
 HELP = "show what is installed, what this machine can do, and how to mend what is missing"
@@ -61,8 +56,9 @@ def run(args: argparse.Namespace) -> int:
     """Print everything; return 0 if the core works, else 1."""
     findings = Findings()
     for title, examine in SECTIONS.items():
-        findings.section(title)
-        examine(findings)
+        if examine not in NEED_TORCH or importlib.util.find_spec("torch"):
+            findings.section(title)
+            examine(findings)
     failures = findings.failures
     print("\nThe core works." if not failures else f"\n{failures} things that the core needs are missing or broken.")
     return 1 if findings.failures else 0
@@ -77,25 +73,36 @@ def _versions(findings: Findings) -> None:
             findings.missing(name, f"pip install {name}", fatal=True)
         else:
             findings.show(name, version)
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
+    torch_version = distribution_version("torch")
+    if torch_version and tuple(int(part) for part in torch_version.split(".")[:2]) < OLDEST_TORCH:
         findings.missing(f"torch >= {'.'.join(map(str, OLDEST_TORCH))}", "pip install -U torch", fatal=True)
     distributions = [f"{name} {version}" for name in FAIRSEQ_DISTRIBUTIONS if (version := distribution_version(name))]
-    findings.show(
-        "fairseq",
-        f"module {fairseq.__version__}, from {' and '.join(distributions) or 'no distribution: a source tree'}",
-    )
+    if importlib.util.find_spec("fairseq") is None:
+        findings.missing("fairseq", f"pip install {fairseq_requirement()}", fatal=True)
+    else:
+        findings.show("fairseq", " and ".join(distributions) or "no distribution: a source tree")
     if len(distributions) > 1:
         wrong = [entry.split()[0] for entry in distributions[1:]]
         findings.missing(
             "only one fairseq",
             f"pip uninstall {' '.join(wrong)}, then pip install --force-reinstall {distributions[0].split()[0]}",
         )
-    registered = "multilingual_moe_translation" in TASK_REGISTRY and "moe_transformer" in MODEL_REGISTRY
-    findings.show("plugin", "task and model are registered with fairseq" if registered else "MISSING")
-    findings.failures += not registered
+    if mmt.import_error is None:
+        findings.show("plugin", "task and model are registered with fairseq")
+    else:
+        findings.show("plugin", f"not loaded, {type(mmt.import_error).__name__}: {mmt.import_error}")
+        findings.missing("plugin", f"pip install --force-reinstall {fairseq_requirement()}", fatal=True)
+
+
+def fairseq_requirement() -> str:
+    """Return the distribution of fairseq that works on this machine, as setup.cfg chooses it."""
+    wheels = platform.machine() == "x86_64" and sys.platform == "linux"
+    return "ve-fairseq==0.12.3" if wheels else "fairseq-fixed==0.12.3.1"
 
 
 def _devices(findings: Findings) -> None:
+    import torch
+
     findings.show(
         "CPU",
         f"{_cpu_name()}, {len(os.sched_getaffinity(0))} cores usable, torch uses {torch.get_num_threads()} threads",
@@ -123,6 +130,8 @@ def _devices(findings: Findings) -> None:
 
 
 def _backends(findings: Findings) -> None:
+    import torch
+
     if not torch.distributed.is_available():
         findings.missing("torch.distributed", "install a build of torch with it (pip install -U torch)")
         return
@@ -197,6 +206,7 @@ SECTIONS: dict[str, Callable[[Findings], None]] = {
     "Optional packages": _optional,
     "Commands": _commands,
 }
+NEED_TORCH = (_devices, _backends)
 
 
 def distribution_version(name: str) -> str | None:

@@ -72,6 +72,9 @@ def _run(arguments: Sequence[str]) -> int:
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     if arguments and arguments[0] in VERBS:
         verb = arguments[0]
+        if mmt.import_error is not None and verb != "doctor":
+            reason = f"{type(mmt.import_error).__name__}: {mmt.import_error}"
+            raise UserError(f"the plugin cannot be loaded ({reason}); mmt doctor says what is missing")
         module = importlib.import_module(f"mmt.cli.{verb}")
         parser = OneLineParser(prog=f"mmt {verb}", description=module.HELP)
         module.add_arguments(parser)

@@ -1,7 +1,10 @@
 """``mmt doctor``: what it finds, and what it advises."""
 
 import importlib.machinery
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import torch
 
 import mmt as package
 from mmt.cli import doctor
-from tests.cli.command import mmt
+from tests.cli.command import REPOSITORY, mmt
 
 
 def test_everything_of_the_core_is_shown_with_its_version() -> None:
@@ -39,6 +42,26 @@ def test_a_missing_core_package_fails_and_says_how_to_mend_it(
     output = capsys.readouterr().out
     assert "no-such-package        MISSING   mend: pip install no-such-package" in output
     assert "1 things that the core needs are missing or broken." in output
+
+
+def test_a_broken_fairseq_is_reported_in_words(tmp_path: Path) -> None:
+    (tmp_path / "fairseq").mkdir()
+    (tmp_path / "fairseq" / "__init__.py").write_text("raise ValueError('mutable default for field common')\n")
+
+    def real_mmt(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
+        script = Path(sys.executable).with_name("mmt")
+        return subprocess.run([script, *arguments], env=environment, capture_output=True, text=True)
+
+    doctor_finished, train_finished = real_mmt("doctor"), real_mmt("train", "demo")
+
+    assert doctor_finished.returncode == 1, doctor_finished.stderr
+    assert "not loaded, ValueError: mutable default for field common" in doctor_finished.stdout
+    assert "mend: pip install --force-reinstall ve-fairseq" in doctor_finished.stdout
+    assert "CPU" in doctor_finished.stdout
+    assert train_finished.returncode == 2
+    assert train_finished.stderr.count("\n") == 1
+    assert "mmt doctor says what is missing" in train_finished.stderr
 
 
 @pytest.mark.parametrize(
