@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -45,7 +48,7 @@ def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple
         else:
             with tarfile.open(archive, "r:*") as tar:
                 yield from _members(tar, archive, wanted)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{archive}: damaged or not an archive: {error}") from None
 
 
@@ -65,8 +68,11 @@ def _deb_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple
                 yield from _members(tar, archive, wanted)
             while process.stdout.read(1 << 16):  # padding after the last member
                 pass
+            whole = True
         except tarfile.TarError:
-            reason = process.stderr.read().decode(errors="replace").strip()
-            raise DataError(f"{archive}: damaged or not a .deb package: {reason}") from None
+            whole = False
         finally:
             process.stdout.close()
+        reason = process.stderr.read().decode(errors="replace").strip()
+        if process.wait() or not whole:
+            raise DataError(f"{archive}: damaged or not a .deb package: {reason}")

@@ -29,7 +29,7 @@ def _row(language: Language, split: dict[str, int], binary: dict[str, dict[str, 
     top = ", ".join(f"{name} {count / 1000:.1f}k" for name, count in list(sources.items())[:TOP_SOURCES])
     cells = [
         language.code, language.flores, language.name, language.family, language.script, language.tier,
-        f"{split['train']:,}", f"{split['english_words'] / 1000:.0f}k", f"{tokens / split['train']:.1f}", top,
+        f"{split['train']:,}", f"{split['source_words'] / 1000:.0f}k", f"{tokens / split['train']:.1f}", top,
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
@@ -37,6 +37,9 @@ def _row(language: Language, split: dict[str, int], binary: dict[str, dict[str, 
 def card(data: Path, unique: Path, languages: list[Language]) -> str:
     """The table, languages with most text first."""
     split, binary = _stats(data / "text"), _stats(data / "bin")
+    total = split["counts"]
+    if "source_words" not in total:
+        raise DataError(f"{stats_path(data / 'text')}: made by an older version; run data_prep.run again")
     rows = []
     for language in languages:
         pair = pair_name(PIVOT, language.code)
@@ -47,9 +50,9 @@ def card(data: Path, unique: Path, languages: list[Language]) -> str:
     rows.sort(key=lambda row: -row[0])
     header = "code | FLORES-200 | language | family | script | tier | pairs | English words | tokens | main sources"
     lines = [f"| {header} |", "|---|---|---|---|---|---|---:|---:|---:|---|", *(row for _, row in rows)]
-    total = split["counts"]
-    words = total["english_words"]
-    lines.append(f"\n{total['train']:,} training pairs, {words:,} English words, {len(rows)} languages.")
+    lines.append(
+        f"\n{total['train']:,} training pairs, {total['source_words']:,} English words, {len(rows)} languages."
+    )
     return "\n".join(lines)
 
 

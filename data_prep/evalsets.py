@@ -9,6 +9,7 @@ from data_prep.archives import read_members
 from data_prep.errors import DataError, run_program
 from data_prep.files import sha256_of
 from data_prep.lines import read_lines
+from data_prep.normalise import normalise
 from data_prep.recipe import REPOSITORY
 from data_prep.steps import Unit
 
@@ -53,20 +54,20 @@ def _unpack(archive: Path, folder: Path) -> dict[str, int]:
 
 def held_out_files(folders: list[Path]) -> list[Path]:
     """All text files ``<set>.<lang>`` below the folders; a :class:`DataError` if there are none."""
-    files = []
+    files: dict[Path, None] = {}  # a folder may be named twice, or lie in another
     for folder in folders:
         found = [
             p for p in sorted(folder.rglob("*.*")) if p.is_file() and not p.name.endswith((".json", ".txt", ".md"))
         ]
         if not found:
-            raise DataError(f"--evalsets: no files <name>.<language> in {folder}")
-        files += found
-    return files
+            raise DataError(f"no files <name>.<language> in {folder}")
+        files.update(dict.fromkeys(found))
+    return list(files)
 
 
 def read_held_out(folders: list[Path]) -> list[str]:
     """All sentences of the evaluation sets, in all languages."""
-    return [line for path in held_out_files(folders) for line in read_lines(path, {}) if line]
+    return [normalise(line) for path in held_out_files(folders) for line in read_lines(path, {}) if line]
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from data_prep.source_readers import Messages
 from data_prep.steps import Unit, add_counts, in_processes
 
 logger = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 
 READERS: dict[str, Callable[[Source, list[Path], list[Language], dict[str, int]], Iterator[Messages]]] = {
     "mo": source_readers.read_catalogs,
@@ -57,6 +57,8 @@ def _extract(job: ExtractJob, folder: Path) -> dict[str, Any]:
                 add_counts(counts, {"untranslated": 1})
             elif "\0" in source or "\0" in target:
                 add_counts(counts, {"nul_byte": 1})
+            elif "\ufffd" in source or "\ufffd" in target:  # stands for bytes that are not UTF-8
+                add_counts(counts, {"invalid_utf8": 1})
             else:
                 into.append((source, target))
     for code in sorted(messages):

@@ -13,14 +13,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from data_prep import npm
 from data_prep.apt import Apt
 from data_prep.errors import DataError, run_program
-from data_prep.files import move_into_place, read_json, sha256_of, write_json
+from data_prep.files import move_into_place, read_json, remove, sha256_of, write_json
+from data_prep.lines import read_text
 from data_prep.options import add_common_options, add_recipe_options, chosen_recipe, set_up_logging
 from data_prep.recipe import Recipe, Source
 from data_prep.steps import stats_path
@@ -58,15 +59,38 @@ class Fetcher:
         return bool(entries) and all(p.is_file() and sha256_of(p) == e["sha256"] for p, e in zip(paths, entries))
 
     def add(
-        self, source: Source, package: str, version: str, file: Path, name: str, expected: str | None = None
+        self,
+        source: Source,
+        package: str,
+        version: str,
+        file: Path,
+        name: str,
+        *,
+        expected: str | None = None,
+        siblings: Collection[str] = (),
     ) -> None:
-        """Check a downloaded file, move it to its place and record it."""
+        """Check a downloaded file, move it to its place and record it; other files of the package are an old version.
+
+        Args:
+            source: where the package belongs.
+            package: its name.
+            version: its version.
+            file: what was downloaded.
+            name: the file's name among the downloads.
+            expected: SHA-256 that the registry gives.
+            siblings: names of further files that belong to the same package.
+        """
         sha256 = sha256_of(file)
         for wanted in (expected, self.recorded.get((package, version))):
             if wanted is not None and wanted != sha256:
                 raise DataError(f"{package} {version}: its SHA-256 must be {wanted}, but is {sha256}; it was not kept")
         target = self.output / source.name / name
         target.parent.mkdir(parents=True, exist_ok=True)
+        others = [e for e in self.entries if (e["source"], e["package"]) == (source.name, package)]
+        for entry in others:
+            if entry["file"] not in {name, *siblings}:
+                remove(target.with_name(entry["file"]))
+                self.entries.remove(entry)
         move_into_place(file, target)
         entry = {
             "source": source.name, "package": package, "version": version, "file": name,
@@ -114,22 +138,21 @@ class Fetcher:
             for source, package in wanted:
                 if package in files:
                     offer, file = offered[package], files[package]
-                    self.add(source, package, offer.version, file, file.name, offer.sha256)
+                    self.add(source, package, offer.version, file, file.name, expected=offer.sha256)
                 elif package in offered:
                     self.missing[package] = reason or "not downloaded"
 
     def fetch_descriptions(self, source: Source) -> None:
         """Fetch the indices of translated package descriptions, which apt downloads with its lists."""
         package = source.packages[0]
-        paths = self.apt().descriptions()
-        for path in paths:
-            # <host>_<folders>_dists_bookworm_main_i18n_Translation-de
-            name = path.name.partition("_dists_")[2].replace("%5f", "_")
-            if name.rpartition("Translation-")[2] not in self.locales:
-                continue
+        # <host>_<folders>_dists_bookworm_main_i18n_Translation-de
+        paths = {path.name.partition("_dists_")[2].replace("%5f", "_"): path for path in self.apt().descriptions()}
+        names = [name for name in paths if name.rpartition("Translation-")[2] in self.locales]
+        for name in names:
             copy = self.output / f".{name}.copy"
-            shutil.copyfile(path, copy)
-            self.add(source, package, f"{name.split('_')[0]} {int(path.stat().st_mtime)}", copy, name)
+            shutil.copyfile(paths[name], copy)
+            version = f"{name.split('_')[0]} {int(paths[name].stat().st_mtime)}"
+            self.add(source, package, version, copy, name, siblings=names)
         if not paths:
             self.missing[package] = "apt fetched no translated descriptions"
 
@@ -158,8 +181,11 @@ def _retried(work: Callable[[], Any]) -> Any:
 def read_versions(recipe: Recipe) -> dict[tuple[str, str], str]:
     """The recipe's ``versions.tsv``: hashes of the packages it was made with, by name and version."""
     path = recipe.folder / "versions.tsv"
-    lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
-    return {(package, version): sha256 for package, version, sha256 in (line.split("\t") for line in lines if line)}
+    rows = [line.split("\t") for line in read_text(path).splitlines()[1:] if line] if path.is_file() else []
+    for row in rows:
+        if len(row) != 3:
+            raise DataError(f"{path}: {row[0]!r} has {len(row)} fields, but must have package, version and sha256")
+    return {(package, version): sha256 for package, version, sha256 in rows}
 
 
 def fetch(recipe: Recipe, sources: list[Source], output: Path, locales: list[str]) -> Fetcher:

@@ -28,8 +28,16 @@ def check_line(raw: bytes) -> tuple[str | None, str]:
     return (text, "") if text.strip() else (None, "empty")
 
 
-def read_lines(path: Path, counts: dict[str, int]) -> Iterator[str | None]:
-    """Yield every line of ``path``, None for a bad one, which is counted in ``counts`` by kind.
+def read_text(path: Path) -> str:
+    """The whole text of a small file; a :class:`DataError` if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: must be UTF-8 text, but its byte {error.start} is not: {error.reason}") from None
+
+
+def _checked_lines(path: Path) -> Iterator[tuple[str | None, str]]:
+    """Yield what :func:`check_line` says of every line.
 
     Only the newline character ends a line, so that two aligned files stay aligned whatever else they hold.
     """
@@ -44,9 +52,15 @@ def read_lines(path: Path, counts: dict[str, int]) -> Iterator[str | None]:
                 text, fault = None, "line_too_long"
             else:
                 text, fault = check_line(raw.removesuffix(b"\n"))
-            if fault:
-                counts[fault] = counts.get(fault, 0) + 1
-            yield text
+            yield text, fault
+
+
+def read_lines(path: Path, counts: dict[str, int]) -> Iterator[str | None]:
+    """Yield every line of ``path``, None for a bad one, which is counted in ``counts`` by kind."""
+    for text, fault in _checked_lines(path):
+        if fault:
+            counts[fault] = counts.get(fault, 0) + 1
+        yield text
 
 
 def count_lines(path: Path) -> int:
@@ -73,8 +87,11 @@ def check_equal_length(first: Path, second: Path) -> int:
 
 
 def read_aligned(first: Path, second: Path, counts: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of lines that are good on both sides; the others are counted by kind."""
+    """Yield the pairs of lines that are good on both sides; each other one is counted once, by its first fault."""
     check_equal_length(first, second)
-    for left, right in zip(read_lines(first, counts), read_lines(second, counts), strict=True):
+    for (left, left_fault), (right, right_fault) in zip(_checked_lines(first), _checked_lines(second), strict=True):
         if left is not None and right is not None:
             yield left, right
+        else:
+            fault = left_fault or right_fault
+            counts[fault] = counts.get(fault, 0) + 1

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from data_prep.accelerators import strip_accelerators
 from data_prep.normalise import normalise
-from data_prep.scripts import UNSPACED_CLASS
+from data_prep.writing_systems import UNSPACED_CLASS
 
 _PARAGRAPH_BREAK = re.compile(r"(?:\r?\n[ \t]*){2,}")
 _LINE_BREAK = re.compile(r"[ \t]*\r?\n[ \t]*")

@@ -58,9 +58,10 @@ def read_folder(folder: Path, counts: dict[str, dict[str, int]]) -> Iterator[Tex
         if check_equal_length(by_language[source], by_language[target]) == 0:
             raise DataError(f"{by_language[source]}: the file is empty")
     for (name, source, target), by_language in files.items():
-        if name == "train" and (name, target, source) in files and target < source:
+        if (name, target, source) in files and target < source:
             raise DataError(
-                f"{folder}: has both {source}-{target} and {target}-{source}; a pair is trained in both directions"
+                f"{folder}: has both {name}.{source}-{target} and {name}.{target}-{source}; a pair is trained and "
+                "tested in both directions"
             )
         own = counts.setdefault(f"{name}.{source}-{target}", {})
         yield name, source, target, read_aligned(by_language[source], by_language[target], own)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from data_prep.scripts import UNSPACED_CLASS, count_letters
+from data_prep.writing_systems import UNSPACED_CLASS, count_letters
 
 _PLACEHOLDER = re.compile(
     r"%[-+#0]*(?:\d+\$)?[-+#0]*\d*(?:\.[\d*]+)?(?:hh|h|ll|l|q|L|j|z|t)?[A-Za-z@]"  # %s %1$d %-5.2f %PRODUCTNAME

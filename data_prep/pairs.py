@@ -56,5 +56,5 @@ def pairs_in(folder: Path) -> list[str]:
     """The pairs of languages of a folder of ``<pair>.tsv`` files."""
     names = sorted(p.stem for p in folder.glob("*-*.tsv"))
     if not names:
-        raise DataError(f"--input: no files <pair>.tsv in {folder}")
+        raise DataError(f"no files <pair>.tsv in {folder}")
     return names

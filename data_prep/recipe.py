@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from data_prep.errors import DataError
-from data_prep.scripts import SCRIPT_CLASSES
+from data_prep.lines import read_text
+from data_prep.writing_systems import SCRIPT_CLASSES
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(_[A-Za-z0-9]+)*")
@@ -97,9 +98,7 @@ def read_languages(path: Path) -> dict[str, Language]:
     """Read ``langs.tsv``: a header line, then one language a line."""
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    rows = [
-        line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
-    ]
+    rows = [line.split("\t") for line in read_text(path).splitlines() if line and not line.startswith("#")]
     header = [f.name for f in fields(Language)]
     if not rows or rows[0] != header:
         raise DataError(f"{path}: the first line must be the tab-separated names {' '.join(header)}")
@@ -115,13 +114,25 @@ def read_languages(path: Path) -> dict[str, Language]:
     return languages
 
 
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where} must hold keys and values, but is {value!r}")
+    return value
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise DataError(f"{where} must be a list of names like [a, b], but is {value!r}")
+    return tuple(value)
+
+
 def _source(name: str, entry: dict[str, Any], path: Path) -> Source:
     known = {f.name for f in fields(Source)} - {"name"}
     if unknown := set(entry) - known:
         raise DataError(f"{path}: source {name}: unknown key {min(unknown)!r}; known are {', '.join(sorted(known))}")
     if "kind" not in entry:
         raise DataError(f"{path}: source {name} needs the key 'kind'")
-    values = dict(entry, packages=tuple(entry.get("packages", ())))
+    values = dict(entry, packages=_names(entry.get("packages", []), f"{path}: source {name}: packages"))
     return Source(name=name, **values)
 
 
@@ -137,24 +148,25 @@ def load_recipe(name_or_path: str) -> Recipe:
         known = sorted(p.parent.name for p in (REPOSITORY / "recipes").glob("*/data.yaml"))
         raise DataError(f"--recipe: no such file {path}; recipes with data are {', '.join(known) or 'none'}")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = _mapping(yaml.safe_load(read_text(path)), f"{path}:")
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: must hold keys and values")
     base = load_recipe(str(config["extends"])) if "extends" in config else None
 
     languages = base.languages if base else read_languages(path.parent / config.get("languages", "langs.tsv"))
     sources = dict(base.sources) if base else {}
-    sources |= {name: _source(name, entry, path) for name, entry in config.get("sources", {}).items()}
+    for name, entry in _mapping(config.get("sources", {}), f"{path}: sources").items():
+        sources[name] = _source(name, _mapping(entry, f"{path}: source {name}"), path)
     corpora = dict(base.corpora) if base else {}
-    corpora |= {name: tuple(names) for name, names in config.get("corpora", {}).items()}
-    for corpus, names in corpora.items():
-        if missing := [n for n in names if n not in sources]:
+    for corpus, names in _mapping(config.get("corpora", {}), f"{path}: corpora").items():
+        corpora[corpus] = _names(names, f"{path}: corpus {corpus}")
+    for corpus, of_corpus in corpora.items():
+        if missing := [n for n in of_corpus if n not in sources]:
             raise DataError(f"{path}: corpus {corpus} names the source {missing[0]!r}, which is not under 'sources'")
     presets = {}
-    for preset, entry in config.get("presets", {}).items():
-        entry = dict(entry, languages=tuple(entry.get("languages", ())))
+    for preset, entry in _mapping(config.get("presets", {}), f"{path}: presets").items():
+        entry = _mapping(entry, f"{path}: preset {preset}")
+        entry = dict(entry, languages=_names(entry.get("languages", []), f"{path}: preset {preset}: languages"))
         try:
             presets[preset] = Preset(name=preset, **entry)
         except TypeError as error:
@@ -181,7 +193,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         evalsets=value("evalsets", ""),
         valid_set=value("valid_set", ""),
         test_set=value("test_set", ""),
-        cleaning=value("cleaning", {}),
+        cleaning=_mapping(value("cleaning", {}), f"{path}: cleaning"),
     )
 
 

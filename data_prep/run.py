@@ -23,7 +23,8 @@ from data_prep.pairs import pair_name
 from data_prep.recipe import PIVOT, REPOSITORY, load_recipe
 
 DEFAULT_VOCAB_SIZE = 8_000
-DEFAULT_PRESET = "full"
+# Below data/evalsets: test text that users bring; no step writes there.
+OWN_EVALSETS = "own"
 
 Command = list[str]
 
@@ -62,6 +63,9 @@ def recipe_commands(args: argparse.Namespace) -> tuple[list[Command], Path]:
         evaluation = ["--evalsets", folder]
         for flag, name in (("--valid", recipe.valid_set), ("--test", recipe.test_set)):
             evaluation += [flag, folder / name] if name else []
+    own = args.data / "evalsets" / OWN_EVALSETS
+    if own.is_dir():
+        evaluation += ["--evalsets", own]
     pairs = ["--pairs", ",".join(pair_name(PIVOT, code) for code in codes)]
     limit = _optional("--max-pairs", preset.max_pairs if args.max_pairs is None else args.max_pairs)
     commands.append(_step("split", "--input", unique, "--output", output / "text", *pairs, *evaluation, *limit, *jobs))

@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-from data_prep.scripts import SCRIPT_CLASSES, UNSPACED_CLASS
+from data_prep.writing_systems import SCRIPT_CLASSES, UNSPACED_CLASS
 
 JACCARD = 0.5
 CONTAINMENT = 0.75

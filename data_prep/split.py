@@ -17,15 +17,15 @@ from typing import Any
 from data_prep.errors import DataError, run_program
 from data_prep.evalsets import read_held_out
 from data_prep.files import stable_hash
-from data_prep.lines import check_equal_length, read_aligned
+from data_prep.lines import read_aligned
 from data_prep.normalise import normalise
 from data_prep.options import add_common_options, set_up_logging
-from data_prep.pairs import pairs_in, read_rows, split_pair
+from data_prep.pairs import pair_name, pairs_in, read_rows, split_pair
 from data_prep.shingles import HeldOut, tokens
 from data_prep.steps import Unit, add_counts, in_processes
 
 logger = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 DEFAULT_VALID_PAIRS = 500
 MAX_VALID_SHARE = 0.1
 # A shorter sentence is no test of translation, and its near-duplicates are half the corpus.
@@ -59,17 +59,34 @@ class SplitOptions:
     seed: int = 1
 
 
-def read_set(folder: Path, pair: str, counts: dict[str, int]) -> list[Pair] | None:
-    """The aligned lines of an evaluation set for one pair of languages; None if it has no such languages."""
-    source, target = split_pair(pair)
-    for left, right in (
-        (folder / f"{folder.name}.{source}", folder / f"{folder.name}.{target}"),
-        (folder / f"{folder.name}.{pair}.{source}", folder / f"{folder.name}.{pair}.{target}"),
-    ):
+def read_set(folder: Path, pairs: list[str], counts: dict[str, dict[str, int]]) -> dict[str, list[Pair]]:
+    """The aligned lines of an evaluation set, for the trained pairs and for every other pair that has files of its own.
+
+    Args:
+        folder: holds ``<its name>.<lang>`` or ``<its name>.<pair>.<lang>``.
+        pairs: those that are trained; files of ``de-en`` count for ``en-de`` if that is trained.
+        counts: gets the bad lines by pair and kind.
+    """
+    name = folder.name
+    files = {}
+    for pair in pairs:
+        left, right = (folder / f"{name}.{language}" for language in split_pair(pair))
         if left.is_file() and right.is_file():
-            check_equal_length(left, right)
-            return [(normalise(a), normalise(b)) for a, b in read_aligned(left, right, counts)]
-    return None
+            files[pair] = left, right
+    named = {path.name.removeprefix(f"{name}.").split(".")[0] for path in folder.glob(f"{name}.*-*.*")}
+    for pair in sorted(named):
+        left, right = (folder / f"{name}.{pair}.{language}" for language in split_pair(pair))
+        turned = pair_name(*reversed(split_pair(pair)))
+        if turned not in pairs:
+            files[pair] = left, right
+        elif turned in named:
+            raise DataError(f"{folder}: has both {pair} and {turned}; one file serves both directions")
+        else:
+            files[turned] = right, left
+    return {
+        pair: [(normalise(a), normalise(b)) for a, b in read_aligned(left, right, counts.setdefault(pair, {}))]
+        for pair, (left, right) in files.items()
+    }
 
 
 def choose_valid(rows: dict[str, list[Pair]], options: SplitOptions) -> dict[str, list[Pair]]:
@@ -144,26 +161,30 @@ def _split(paths: list[Path], output: Path, pairs: list[str], options: SplitOpti
     output.mkdir(parents=True)
     by_pair: dict[str, dict[str, int]] = {pair: {} for pair in pairs}
     rows = {pair: [(r[0], r[1]) for r in read_rows(path)] for pair, path in zip(pairs, paths)}
+    total: dict[str, int] = {}
     sets: dict[str, dict[str, list[Pair]]] = {"valid": {}, "test": {}}
     for name, folder in (("valid", options.valid), ("test", options.test)):
-        for pair in pairs if folder is not None else []:
-            counts: dict[str, int] = {}
-            found = read_set(folder, pair, counts)  # type: ignore[arg-type]  # not None here
-            add_counts(by_pair[pair], {f"{name}_{kind}": number for kind, number in counts.items()})
-            if found is not None:
-                sets[name][pair] = found
-    if without := {pair: rows[pair] for pair in pairs if pair not in sets["valid"] and rows[pair]}:
-        sets["valid"] |= choose_valid(without, options)
+        if folder is None:
+            continue
+        skipped: dict[str, dict[str, int]] = {}
+        sets[name] = read_set(folder, pairs, skipped)
+        for pair, counts in skipped.items():
+            add_counts(by_pair.get(pair, total), {f"{name}_{kind}": number for kind, number in counts.items()})
 
-    held_out = HeldOut(read_held_out(list(options.evalsets)), near=options.near)
-    for of_set in sets.values():
-        for chosen in of_set.values():
-            for pair_of_text in chosen:
-                for text in pair_of_text:
-                    held_out.add(text)
+    folders = [f for f in (*options.evalsets, options.valid, options.test) if f is not None]
     unique = sorted({text for of_pair in rows.values() for row in of_pair for text in row})
-    found_texts = find_held_out(unique, held_out, jobs)
-    total: dict[str, int] = {}
+    held_out = HeldOut(read_held_out(folders), near=options.near)
+    found_texts = find_held_out(unique, held_out, jobs) if folders else {}
+    if without := {pair: keep_out(rows[pair], found_texts, {}) for pair in pairs if pair not in sets["valid"]}:
+        chosen = choose_valid(without, options)
+        sets["valid"] |= chosen
+        held_out = HeldOut((text for of_pair in chosen.values() for row in of_pair for text in row), near=options.near)
+        found_texts |= find_held_out([text for text in unique if text not in found_texts], held_out, jobs)
+    for name, of_set in sets.items():
+        for pair, set_rows in of_set.items():
+            if set_rows:
+                write_pairs(output, name, pair, set_rows)
+                add_counts(by_pair.get(pair, total), {name: len(set_rows)})
     for pair in pairs:
         counts = by_pair[pair]
         counts["read"] = len(rows[pair])
@@ -172,11 +193,7 @@ def _split(paths: list[Path], output: Path, pairs: list[str], options: SplitOpti
             raise DataError(f"no training pairs are left for {pair}: {counts}")
         write_pairs(output, "train", pair, train)
         counts["train"] = len(train)
-        for name, of_set in sets.items():
-            if of_set.get(pair):
-                write_pairs(output, name, pair, of_set[pair])
-                counts[name] = len(of_set[pair])
-        counts["english_words"] = sum(p[0].count(" ") + 1 for p in train)
+        counts["source_words"] = sum(p[0].count(" ") + 1 for p in train)
         add_counts(total, counts)
     lengths = Counter(min(50, p[0].count(" ") + 1) for pair in pairs for p in rows[pair])
     return {"counts": total, "pairs": by_pair, "words_per_source": dict(sorted(lengths.items()))}
@@ -189,15 +206,21 @@ def main() -> None:
         "--input", type=Path, required=True, help="folder of <pair>.tsv files, made by data_prep.deduplicate"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder to write text files to")
-    parser.add_argument("--pairs", help="only these, comma separated: en-de,en-ru (default: all in the folder)")
+    parser.add_argument("--pairs", help="only these, comma separated: en-de,en-ru (default: all of --sets or --input)")
     parser.add_argument(
-        "--evalsets", type=Path, nargs="*", default=[], help="folders of evaluation sets to keep out of training"
+        "--evalsets",
+        type=Path,
+        nargs="*",
+        action="extend",
+        default=[],
+        help="folders of evaluation sets to keep out of training",
     )
     parser.add_argument("--valid", type=Path, help="folder of the validation set (default: split some pairs off)")
     parser.add_argument("--test", type=Path, help="folder of the test set (default: none)")
     parser.add_argument(
-        "--sets", type=Path, help="folder that may hold the folders valid and test, made by data_prep.own_text"
-    )
+        "--sets", type=Path,
+        help="folder made by data_prep.own_text: the pairs of its folder train, and its folders valid and test, if any",
+    )  # fmt: skip
     parser.add_argument(
         "--held-out-rule", choices=["near", "exact"], default="near",
         help="keep near-duplicates of held-out sentences out of training, or only equal sentences (default: near)",
@@ -231,7 +254,7 @@ def main() -> None:
         args.held_out_rule == "near",
         args.seed,
     )
-    pairs = args.pairs.split(",") if args.pairs else pairs_in(args.input)
+    pairs = args.pairs.split(",") if args.pairs else pairs_in(args.sets / "train" if args.sets else args.input)
     print(describe(split(args.input, args.output, pairs, options, args.jobs)))
 
 

@@ -1,7 +1,8 @@
 """What makes every step restartable: an output is finished when its stats file says so.
 
 ``<output>.stats.json`` records the step, its options, what its inputs were and the size of every file it wrote.
-A step whose recorded identity and sizes still hold is skipped; everything else is done again from the start.
+A step whose recorded identity and sizes still hold is skipped; everything else is done again from the start. Files that
+somebody put beside those of a step are never removed: the step refuses to make its folder again until they are gone.
 """
 
 from __future__ import annotations
@@ -36,13 +37,30 @@ def _sizes(path: Path) -> dict[str, int]:
     return {"": path.stat().st_size} if path.exists() else {}
 
 
+def _recorded(output: Path) -> dict[str, int]:
+    """The files of ``output`` that its step wrote, with their sizes."""
+    stats = read_json(stats_path(output))
+    return stats.get("files", {}) if isinstance(stats, dict) else {}
+
+
+def _added(output: Path) -> list[str]:
+    """The files of ``output`` that no step wrote."""
+    recorded = _recorded(output)
+    return [name for name in _sizes(output) if name not in recorded]
+
+
 def fingerprint(path: Path) -> str:
-    """Identity of an input: its own step's identity if a step made it, else sizes and times of its files."""
+    """Identity of an input: its own step's identity if a step made it, and sizes and times of all other files."""
     stats = read_json(stats_path(path))
-    if isinstance(stats, dict) and "identity" in stats:
-        return str(stats["identity"])
-    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
-    return hashlib.sha256(repr([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]).encode()).hexdigest()
+    identity = str(stats["identity"]) if isinstance(stats, dict) and "identity" in stats else ""
+    if identity:
+        files = [path / name for name in _added(path)]
+        if not files:
+            return identity
+    else:
+        files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    times = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return identity + hashlib.sha256(repr(times).encode()).hexdigest()
 
 
 @dataclass
@@ -73,7 +91,7 @@ class Unit:
         stats = read_json(stats_path(self.output))
         if not isinstance(stats, dict) or stats.get("identity") != self.identity():
             return None
-        return stats if stats.get("files") == _sizes(self.output) else None
+        return stats if _recorded(self.output).items() <= _sizes(self.output).items() else None
 
     def make(self, work: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Return the statistics, calling ``work(temporary path)`` first unless the output is finished."""
@@ -81,13 +99,20 @@ class Unit:
         if finished is not None:
             logger.info("%s: %s is finished", self.step, self.output)
             return finished
+        if self.output.is_dir() and (added := _added(self.output)):
+            raise DataError(
+                f"{self.output / added[0]}: not a file of the step {self.step}, which would remove it to make "
+                f"{self.output} again; move it to another folder and run the same command"
+            )
         start, identity = time.monotonic(), self.identity()
         self.output.parent.mkdir(parents=True, exist_ok=True)
         temporary = partial_path(self.output)
         remove(temporary)
         try:
             counts = work(temporary)
-            remove(stats_path(self.output))
+            # Says whose the files are, should the process be killed before the statistics are written.
+            owned = _recorded(self.output) | _sizes(temporary)
+            write_json(stats_path(self.output), {"step": self.step, "files": owned})
             move_into_place(temporary, self.output)
         except BaseException:
             remove(temporary)

@@ -17,14 +17,17 @@ from typing import Any
 import sentencepiece
 
 from data_prep.errors import DataError, run_program
+from data_prep.lines import MAX_LINE_CHARACTERS
 from data_prep.normalise import sentencepiece_rules
 from data_prep.options import add_common_options, set_up_logging
 from data_prep.steps import Unit
 
-VERSION = 2
+VERSION = 3
 BYTE_PIECES = 256
 CONTROL_PIECES = 3
 DEFAULT_SAMPLE_LINES = 450_000
+# SentencePiece leaves out longer lines without a word, and its own limit is 4,192.
+MAX_LINE_BYTES = 4 * MAX_LINE_CHARACTERS
 # Not --jobs: the number is recorded in the model, which has to be the same on every machine.
 THREADS = 2
 
@@ -120,6 +123,7 @@ def _train(
                 split_digits=True,  # numbers are copied digit by digit, in every language alike
                 shuffle_input_sentence=False,
                 input_sentence_size=0,
+                max_sentence_length=MAX_LINE_BYTES,
                 num_threads=THREADS,
                 minloglevel=2,
                 unk_id=0,

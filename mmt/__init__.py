@@ -10,8 +10,8 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-# Why the plugin could not be registered, if this is the command ``mmt``: it says so in one line, and ``mmt doctor`` says
-# how to mend it. Everything else gets the exception itself.
+# Why the plugin could not be registered, if this is the command ``mmt``: it says so in one line, and ``mmt doctor``
+# says how to mend it. Everything else gets the exception itself.
 import_error: Exception | None = None
 
 try:

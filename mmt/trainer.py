@@ -3,6 +3,7 @@ accumulation.
 """
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -15,15 +16,17 @@ from omegaconf import open_dict
 from mmt.errors import UserError
 from mmt.fairseq_compat import refuse_dead_flags
 
+logger = logging.getLogger(__name__)
+
 
 class MoETrainer(Trainer):
     """fairseq's Trainer for MoE translation.
 
     * ``--bf16`` means bfloat16 autocast around float32 parameters, on CPU and CUDA: the optimizer updates the
-    parameters themselves, so there is neither a
-      second copy of them nor a bfloat16 residual stream. ``--memory-efficient-bf16`` keeps fairseq's meaning (bfloat16
-      parameters).
+      parameters themselves, so there is neither a second copy of them nor a bfloat16 residual stream.
+      ``--memory-efficient-bf16`` keeps fairseq's meaning (bfloat16 parameters).
     * With ``--update-freq N`` a dummy batch weighs nothing, wherever in the group it falls.
+    * A finished training that is started again ends at once, and leaves its checkpoints as they are.
     """
 
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
@@ -64,6 +67,14 @@ class MoETrainer(Trainer):
         here they only go first.
         """
         return super().train_step(sorted(samples, key=_is_real), raise_oom)
+
+    def begin_epoch(self, epoch: int) -> None:
+        # fairseq would first make one more update, and then compare.
+        max_update = self.cfg.optimization.max_update
+        if 0 < max_update <= self.get_num_updates():
+            logger.info("training has all of its %d updates (--max-update)", max_update)
+            raise SystemExit(0)
+        super().begin_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()

@@ -24,81 +24,35 @@ LOG_INTERVAL = 2
 
 def common_arguments(options: argparse.Namespace) -> list[str]:
     """Arguments that all systems share: data, model size, batch, schedule."""
-    dims = ["embed-dim", "ffn-embed-dim", "layers", "attention-heads"]
-    sizes = [options.dim, options.ffn_dim, options.layers, options.heads]
-    shape = [
-        part
-        for side in ("encoder", "decoder")
-        for name, size in zip(dims, sizes)
-        for part in (f"--{side}-{name}", str(size))
-    ]
     data = Path(options.data)
     pairs = (data / "lang_pairs.txt").read_text().strip()
+    shape = [
+        f"--{side}-{name}={size}"
+        for side in ("encoder", "decoder")
+        for name, size in {
+            "embed-dim": options.dim,
+            "ffn-embed-dim": options.ffn_dim,
+            "layers": options.layers,
+            "attention-heads": options.heads,
+        }.items()
+    ]
     return [
-        *[str(data), "--lang-dict", str(data / "lang_list.txt"), "--lang-pairs", pairs],
-        *[
-            "--encoder-langtok",
-            "tgt",
-            "--decoder-langtok",
-            "--sampling-method",
-            "temperature",
-            "--sampling-temperature",
-            "1",
-        ],
+        *[str(data), f"--lang-dict={data / 'lang_list.txt'}", f"--lang-pairs={pairs}"],
+        *"--encoder-langtok tgt --decoder-langtok --sampling-method temperature --sampling-temperature 1".split(),
         *shape,
-        *[
-            "--share-all-embeddings",
-            "--dropout",
-            "0.1",
-            "--label-smoothing",
-            "0.1",
-            "--max-tokens",
-            str(options.max_tokens),
-        ],
-        *[
-            "--adam-betas",
-            "(0.9, 0.98)",
-            "--lr",
-            "0.0005",
-            "--lr-scheduler",
-            "inverse_sqrt",
-            "--warmup-updates",
-            "4000",
-        ],
-        *[
-            "--max-update",
-            str(options.updates),
-            "--seed",
-            "1",
-            "--num-workers",
-            "0",
-            "--no-save",
-            "--disable-validation",
-        ],
-        *["--log-format", "json", "--log-interval", str(LOG_INTERVAL), "--cpu"],
+        *f"--share-all-embeddings --dropout 0.1 --label-smoothing 0.1 --max-tokens {options.max_tokens}".split(),
+        *["--adam-betas=(0.9, 0.98)", *"--lr 0.0005 --lr-scheduler inverse_sqrt --warmup-updates 4000".split()],
+        *f"--max-update {options.updates} --seed 1 --num-workers 0 --no-save --disable-validation --cpu".split(),
+        *f"--log-format json --log-interval {LOG_INTERVAL}".split(),
     ]
 
 
 def systems(options: argparse.Namespace) -> dict[str, list[str]]:
     """What differs between the systems."""
-    ours = [
-        "--user-dir",
-        str(REPOSITORY / "mmt"),
-        "--task",
-        "multilingual_moe_translation",
-        "--arch",
-        "moe_transformer",
-    ]
-    ours += ["--criterion", "moe_label_smoothed_cross_entropy", "--optimizer", "fused_adam", "--bf16"]
-    stock = [
-        "--task",
-        "translation_multi_simple_epoch",
-        "--arch",
-        "transformer",
-        "--criterion",
-        "label_smoothed_cross_entropy",
-    ]
-    experts = ["--moe-experts", str(options.experts), "--moe-freq", "2", "--moe-top-k", "1"]
+    ours = [f"--user-dir={REPOSITORY / 'mmt'}", *"--task multilingual_moe_translation --arch moe_transformer".split()]
+    ours += "--criterion moe_label_smoothed_cross_entropy --optimizer fused_adam --bf16".split()
+    stock = "--task translation_multi_simple_epoch --arch transformer --criterion label_smoothed_cross_entropy".split()
+    experts = f"--moe-experts {options.experts} --moe-freq 2 --moe-top-k 1".split()
     return {
         "fairseq dense (float32)": [*stock, "--optimizer", "adam"],
         "mmt dense (bf16)": ours,
@@ -136,6 +90,7 @@ def words_per_second(arguments: list[str], options: argparse.Namespace, ours: bo
 
 
 def main() -> None:
+    """Run the program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "data", help="binarized data folder with lang_list.txt, lang_pairs.txt, dict.txt and dict.<language>.txt"

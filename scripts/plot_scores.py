@@ -35,6 +35,7 @@ def averages(folder: Path, test_set: str, metric: str) -> dict[str, dict[str, fl
 
 
 def main() -> None:
+    """Run the program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", metavar="LABEL=FOLDER")
     parser.add_argument("--test-set", default="test")
@@ -46,13 +47,13 @@ def main() -> None:
         label, separator, folder = argument.partition("=")
         if not separator:
             sys.exit(f"plot_scores: {argument!r} is not of the form LABEL=FOLDER")
-        scores = averages(Path(folder), options.test_set, options.metric)
+        by_system = averages(Path(folder), options.test_set, options.metric)
         if not bars:
-            bars = {baseline: scores.get(baseline, {}) for baseline in BASELINES}
-        bars[label] = scores["model"]
+            bars = {baseline: by_system.get(baseline, {}) for baseline in BASELINES}
+        bars[label] = by_system["model"]
     groups = [group for group in GROUPS if any(group in scores for scores in bars.values())]
     figure, axes = pyplot.subplots(figsize=(8, 3.6), layout="constrained")
-    colours = ["0.8", "0.6", *pyplot.get_cmap("tab10").colors]  # type: ignore[attr-defined]
+    colours = ["0.8", "0.6", *pyplot.get_cmap("tab10").colors]
     width = 0.8 / len(bars)
     for number, (label, scores) in enumerate(bars.items()):
         places = [x + (number - (len(bars) - 1) / 2) * width for x, group in enumerate(groups) if group in scores]

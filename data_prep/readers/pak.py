@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import struct
+import zlib
 
 from data_prep.errors import DataError
 
@@ -20,7 +21,10 @@ def read_pak(data: bytes) -> dict[int, str]:
         DataError: the bytes are no pack, or are cut off.
     """
     if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"a .pak file that is damaged: {error}") from None
     if len(data) < 12:
         raise DataError("not a .pak file")
     version = struct.unpack_from("<I", data)[0]

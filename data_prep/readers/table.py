@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gzip
 import lzma
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 from data_prep.errors import DataError
 from data_prep.lines import MAX_LINE_CHARACTERS, check_line
@@ -23,6 +25,18 @@ PAIR_HEADERS = {
 }
 
 
+class _Row(NamedTuple):
+    """One line: its number, its fields (empty where they are bad), and what is wrong with each bad one."""
+
+    number: int
+    fields: list[str]
+    faults: list[str]
+
+
+def _count(counts: dict[str, int], fault: str) -> None:
+    counts[fault] = counts.get(fault, 0) + 1
+
+
 def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".xz":
         return lzma.open(path)
@@ -31,7 +45,7 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _rows(path: Path, counts: dict[str, int]) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, counts: dict[str, int]) -> Iterator[_Row]:
     limit = 4 * MAX_LINE_CHARACTERS * 120  # a line may hold a hundred languages
     with _open(path) as file:
         number, skipping = 0, False
@@ -40,36 +54,34 @@ def _rows(path: Path, counts: dict[str, int]) -> Iterator[tuple[int, list[str]]]
                 ends = raw.endswith(b"\n")
                 if skipping or (not ends and len(raw) == limit):
                     if not skipping:
-                        counts["line_too_long"] = counts.get("line_too_long", 0) + 1
+                        _count(counts, "line_too_long")
                         number += 1
                     skipping = not ends
                     continue
                 number += 1
                 raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                fields = []
-                for field in raw.removesuffix(b"\n").split(b"\t"):
-                    text, fault = check_line(field)
-                    if fault and fault != "empty":
-                        counts[fault] = counts.get(fault, 0) + 1
-                    fields.append(text or "")
-                yield number, fields
-        except (OSError, EOFError, lzma.LZMAError) as error:
+                checked = [check_line(field) for field in raw.removesuffix(b"\n").split(b"\t")]
+                faults = [fault for _, fault in checked if fault and fault != "empty"]
+                yield _Row(number, [text or "" for text, _ in checked], faults)
+        except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
             raise DataError(f"{path}: damaged: {error}") from None
 
 
 def read_table(path: Path, counts: dict[str, int]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield ``(source language, target language, source text, target text)``; bad fields are counted by kind.
+    """Yield ``(source language, target language, source text, target text)``; lines without a usable pair are
+    counted by kind.
 
     In the form with one column for each language, every pair is with English if there is an English column, else with
-    the first column.
+    the first column; each bad field is counted, an empty one is not.
     """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     rows = _rows(path, counts)
     try:
-        number, first = next(rows)
+        first_row = next(rows)
     except StopIteration:
         raise DataError(f"{path}: the file is empty") from None
+    first = first_row.fields
     if tuple(f.lower() for f in first) in PAIR_HEADERS:
         yield from _pair_rows(path, rows, counts)
     elif len(first) >= 2 and all(LANGUAGE_CODE.fullmatch(f) for f in first):
@@ -77,7 +89,7 @@ def read_table(path: Path, counts: dict[str, int]) -> Iterator[tuple[str, str, s
             raise DataError(f"{path}: the header names a language twice: {' '.join(first)}")
         yield from _column_rows(path, first, rows, counts)
     elif len(first) == 4:
-        yield from _pair_rows(path, _chain((number, first), rows), counts)
+        yield from _pair_rows(path, chain([first_row], rows), counts)
     else:
         raise DataError(
             f"{path}: line 1 must be a tab-separated header of language codes (en de ru), or a pair with the fields "
@@ -85,44 +97,43 @@ def read_table(path: Path, counts: dict[str, int]) -> Iterator[tuple[str, str, s
         )
 
 
-def _chain(first: tuple[int, list[str]], rest: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
-    yield first
-    yield from rest
+def _filled_rows(path: Path, rows: Iterable[_Row], width: int, counts: dict[str, int]) -> Iterator[_Row]:
+    """The rows but for blank lines, all of ``width`` fields."""
+    for row in rows:
+        if row.fields == [""]:
+            _count(counts, row.faults[0] if row.faults else "empty")
+        elif len(row.fields) != width:
+            raise DataError(
+                f"{path}, line {row.number}: must have {width} tab-separated fields, but has {len(row.fields)}"
+            )
+        else:
+            yield row
 
 
-def _pair_rows(
-    path: Path, rows: Iterator[tuple[int, list[str]]], counts: dict[str, int]
-) -> Iterator[tuple[str, str, str, str]]:
-    for number, fields in rows:
-        if fields == [""]:
-            counts["empty"] = counts.get("empty", 0) + 1
+def _pair_rows(path: Path, rows: Iterable[_Row], counts: dict[str, int]) -> Iterator[tuple[str, str, str, str]]:
+    for number, fields, faults in _filled_rows(path, rows, 4, counts):
+        if faults:
+            _count(counts, faults[0])
             continue
-        if len(fields) != 4:
-            raise DataError(f"{path}, line {number}: must have 4 tab-separated fields, but has {len(fields)}")
         source, target = (check_code(code, f"{path}, line {number}") for code in fields[:2])
         if source == target:
             raise DataError(f"{path}, line {number}: source and target language are both {source}")
         if fields[2] and fields[3]:
             yield source, target, fields[2], fields[3]
         else:
-            counts["empty"] = counts.get("empty", 0) + 1
+            _count(counts, "empty")
 
 
 def _column_rows(
-    path: Path, languages: list[str], rows: Iterator[tuple[int, list[str]]], counts: dict[str, int]
+    path: Path, languages: list[str], rows: Iterable[_Row], counts: dict[str, int]
 ) -> Iterator[tuple[str, str, str, str]]:
     pivot = languages.index(PIVOT) if PIVOT in languages else 0
-    for number, fields in rows:
-        if fields == [""]:
-            counts["empty"] = counts.get("empty", 0) + 1
-            continue
-        if len(fields) != len(languages):
-            raise DataError(
-                f"{path}, line {number}: must have {len(languages)} tab-separated fields, but has {len(fields)}"
-            )
-        for column, text in enumerate(fields):
-            if column != pivot:
-                if text and fields[pivot]:
-                    yield languages[pivot], languages[column], fields[pivot], text
-                else:
-                    counts["empty"] = counts.get("empty", 0) + 1
+    for _, fields, faults in _filled_rows(path, rows, len(languages), counts):
+        for fault in faults:
+            _count(counts, fault)
+        others = [column for column, text in enumerate(fields) if column != pivot and text]
+        if fields[pivot] and others:
+            for column in others:
+                yield languages[pivot], languages[column], fields[pivot], fields[column]
+        elif not faults:
+            _count(counts, "empty")

@@ -1,5 +1,8 @@
 """Packages are read in memory, and refused if a member points outside."""
 
+import gzip
+import lzma
+import random
 import shutil
 from pathlib import Path
 
@@ -46,6 +49,27 @@ def test_damaged_archive_is_an_error_that_names_it(tmp_path: Path) -> None:
     archive.write_bytes(tar_bytes({"a": bytes(100_000)})[:60])
 
     with pytest.raises(DataError, match="cut.tgz: damaged or not an archive"):
+        list(read_members(archive, lambda _: True))
+
+
+@pytest.mark.parametrize("name", ["cut.tar.xz", "cut.tar.gz"])
+def test_archive_with_damaged_compression_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
+    tar = gzip.decompress(tar_bytes({"a": random.Random(1).randbytes(100_000)}))
+    packed = bytearray(lzma.compress(tar) if name.endswith("xz") else gzip.compress(tar))
+    packed[40_000:60_000] = bytes(20_000)
+    (tmp_path / name).write_bytes(packed)
+
+    with pytest.raises(DataError, match=f"{name}: damaged or not an archive"):
+        list(read_members(tmp_path / name, lambda _: True))
+
+
+@needs_dpkg
+def test_debian_package_that_dpkg_finds_damaged_only_at_its_end_is_an_error(tmp_path: Path) -> None:
+    whole = deb_package({"./usr/a.mo": b"one"})
+    archive = tmp_path / "checksum.deb"
+    archive.write_bytes(whole[:-9] + bytes(byte ^ 255 for byte in whole[-9:]))
+
+    with pytest.raises(DataError, match="checksum.deb: damaged or not a .deb package: dpkg-deb"):
         list(read_members(archive, lambda _: True))
 
 

@@ -32,6 +32,19 @@ def test_a_lost_file_is_unpacked_again(tmp_path: Path) -> None:
     assert (folder / "test" / "test.sw").is_file()
 
 
+def test_a_file_that_a_user_added_stays_and_is_held_out(tmp_path: Path) -> None:
+    folder = evalsets.unpack("software50", tmp_path)
+    (folder / "test" / "test.xx").write_text("a line of my own\n")
+
+    evalsets.unpack("software50", tmp_path)
+
+    assert "a line of my own" in evalsets.read_held_out([folder, folder / "test"])
+    (folder / "test" / "test.sw").unlink()
+    with pytest.raises(DataError, match="test.xx: not a file of the step evalsets"):
+        evalsets.unpack("software50", tmp_path)
+    assert (folder / "test" / "test.xx").is_file()
+
+
 def test_archive_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in evalsets.PACKED.glob("software50-eval.*"):
         shutil.copy(file, tmp_path / file.name)

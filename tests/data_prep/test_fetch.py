@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.errors import DataError
 from data_prep.extract import extract
-from data_prep.fetch import fetch
+from data_prep.fetch import Fetcher, fetch
 from data_prep.pairs import read_rows
 from data_prep.recipe import Language, Recipe, Source, load_recipe
 from tests.data_prep.helpers import assert_user_error, deb_package, mo_catalog, run_step
@@ -91,6 +91,43 @@ def test_damaged_download_is_fetched_again(tmp_path: Path, repository: Path) -> 
 
     assert fetch(recipe(tmp_path), [SOURCE], output, ["de"]).fetched == 1
     assert package.read_bytes() == whole
+
+
+@needs_apt
+def test_new_version_takes_the_place_of_the_old_one(tmp_path: Path, repository: Path) -> None:
+    output = tmp_path / "downloads"
+    fetch(recipe(tmp_path), [SOURCE], output, ["de"])
+    (old,) = (output / "tiny").glob("*.deb")
+    index = (repository / "Packages").read_text()
+    (repository / "Packages").write_text(index.replace("Version: 1:2.0", "Version: 1:2.1"))
+    old.write_bytes(b"damaged")  # so that it is fetched again
+
+    fetched = fetch(recipe(tmp_path), [SOURCE], output, ["de"])
+
+    assert [e["version"] for e in fetched.entries] == ["1:2.1"]
+    assert [p.name for p in (output / "tiny").iterdir()] == [fetched.entries[0]["file"]] != [old.name]
+    assert json.loads((output / "manifest.json").read_text()) == fetched.entries
+
+
+def test_files_of_one_package_stay_together_when_a_new_version_is_added(tmp_path: Path) -> None:
+    fetcher = Fetcher(tmp_path / "downloads", {}, ["de", "fr"])
+    for release in ("old", "new"):
+        names = [f"{release}_Translation-{locale}" for locale in ("de", "fr")]
+        for name in names:
+            (tmp_path / name).write_text(name)
+            fetcher.add(SOURCE, "descriptions", release, tmp_path / name, name, siblings=names)
+
+    assert [e["file"] for e in fetcher.entries] == ["new_Translation-de", "new_Translation-fr"]
+    assert sorted(p.name for p in (tmp_path / "downloads" / "tiny").iterdir()) == names
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"\xff", "must be UTF-8"), (b"a\nb 1 0\n", "'b 1 0' has 1 fields")])
+def test_unreadable_record_of_versions_is_an_error_that_names_it(tmp_path: Path, content: bytes, message: str) -> None:
+    made = recipe(tmp_path)
+    (tmp_path / "versions.tsv").write_bytes(content)
+
+    with pytest.raises(DataError, match=f"versions.tsv: {message}"):
+        fetch(made, [SOURCE], tmp_path / "downloads", ["de"])
 
 
 @needs_apt

@@ -30,6 +30,15 @@ def test_a_pair_is_kept_only_if_both_sides_are_good(tmp_path: Path) -> None:
     assert counts["empty"] == 3
 
 
+def test_a_pair_of_lines_is_counted_once_however_many_sides_are_bad(tmp_path: Path) -> None:
+    (tmp_path / "a.en").write_bytes(b"one\n\n\n\xff\n")
+    (tmp_path / "a.de").write_bytes(b"eins\n\nzwei\n\n")
+    counts: dict[str, int] = {}
+
+    assert list(read_aligned(tmp_path / "a.en", tmp_path / "a.de", counts)) == [("one", "eins")]
+    assert counts == {"empty": 2, "invalid_utf8": 1}
+
+
 def test_files_of_unequal_length_are_an_error_with_both_names_and_counts(tmp_path: Path) -> None:
     (tmp_path / "a.en").write_text("1\n2\n3")
     (tmp_path / "a.de").write_text("1\n2\n")

@@ -67,6 +67,41 @@ def test_validation_and_test_files_are_used_and_kept_out_of_training(tmp_path: P
     assert texts["train.en-de.en"] == ENGLISH[8:]
 
 
+def test_another_input_under_the_same_name_leaves_nothing_of_the_first(tmp_path: Path, folder: Path) -> None:
+    russian = tmp_path / "other"
+    write_lines(russian / "train.en-ru.en", ENGLISH)
+    write_lines(russian / "train.en-ru.ru", [other(s, "ru") for s in ENGLISH])
+    options = ["--held-out-rule", "exact", "--name", "mine"]
+    assert prepare(folder, tmp_path / "data", *options).returncode == 0
+
+    assert prepare(folder, tmp_path / "data", *options, "--languages", "en,fr").returncode == 0
+    check_data(tmp_path / "data" / "mine" / "default", ["en", "fr"])
+    assert prepare(russian, tmp_path / "data", *options).returncode == 0
+
+    texts = check_data(tmp_path / "data" / "mine" / "default", ["en", "ru"])
+    assert {name.split(".")[1] for name in texts} == {"en-ru"}
+
+
+def test_test_files_of_any_order_or_pair_are_kept_out_and_written(tmp_path: Path, folder: Path) -> None:
+    english, between = ENGLISH[:3], ENGLISH[3:6]  # the second is a test of two languages that are not trained together
+    for language, lines in (("de", [other(s, "de") for s in english]), ("en", english)):
+        write_lines(folder / f"test.de-en.{language}", lines)
+    for language in ("de", "fr"):
+        write_lines(folder / f"test.de-fr.{language}", [other(s, language) for s in between])
+
+    result = prepare(folder, tmp_path / "data", "--held-out-rule", "exact")
+
+    assert result.returncode == 0, result
+    texts = check_data(tmp_path / "data" / "mine" / "default", ["en", "de", "fr"])
+    assert texts["test.en-de.en"] == english and texts["test.en-de.de"] == [other(s, "de") for s in english]
+    assert texts["test.de-fr.de"] == [other(s, "de") for s in between] and "test.de-en.en" not in texts
+    for language in ("de", "fr"):
+        kept = set(texts[f"train.en-{language}.{language}"]) | set(texts[f"valid.en-{language}.{language}"])
+        assert kept.isdisjoint(other(s, language) for s in between)
+        kept = set(texts[f"train.en-{language}.en"]) | set(texts[f"valid.en-{language}.en"])
+        assert kept.isdisjoint(english)
+
+
 @pytest.mark.parametrize("form", ["pairs", "pairs with header", "columns", "columns packed"])
 def test_table_of_any_form_is_read(tmp_path: Path, form: str) -> None:
     if form.startswith("pairs"):
@@ -140,6 +175,12 @@ def misname(folder: Path) -> None:
     (folder / "train.en-fr.fr").rename(folder / "train.en-fr.es")
 
 
+def give_two_orders(folder: Path) -> None:
+    for pair in ("en-de", "de-en"):
+        for language in ("en", "de"):
+            write_lines(folder / f"test.{pair}.{language}", ["a line"])
+
+
 def only_bad_lines(folder: Path) -> None:
     (folder / "train.en-de.en").write_bytes(b"\xff\n" * 960)
 
@@ -156,6 +197,7 @@ def lose_everything(folder: Path) -> None:
         (lose_a_file, ["no such file", "train.en-fr.fr"]),
         (empty_files, ["train.en-de.en: the file is empty"]),
         (misname, ["train.en-fr.es", "must be named"]),
+        (give_two_orders, ["has both test.en-de and test.de-en"]),
         (only_bad_lines, ["no usable pair of en and de in train", "invalid_utf8", "960"]),
         (lose_everything, ["no files train.<source>-<target>.<language>"]),
     ],

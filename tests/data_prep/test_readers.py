@@ -1,17 +1,26 @@
 """The sources' formats, read from small files made by hand."""
 
 import gettext
+import gzip
 import io
+import lzma
+import random
 from pathlib import Path
 
 import pytest
 
 from data_prep.errors import DataError
+from data_prep.extract import extract
+from data_prep.pairs import read_rows
 from data_prep.readers.ddtp import read_ddtp
 from data_prep.readers.mallard import read_pages
 from data_prep.readers.mo import read_mo
 from data_prep.readers.pak import read_pak
-from tests.data_prep.helpers import mo_catalog, pak_file, write_lines
+from data_prep.readers.table import read_table
+from data_prep.recipe import Language, Source
+from tests.data_prep.helpers import mo_catalog, pak_file, tar_bytes, write_lines
+
+GERMAN = Language("de", "deu_Latn", "German", "IE Germanic", "Latin", "high", ("de",))
 
 MESSAGES = {
     "Open file": "Datei öffnen",
@@ -62,6 +71,67 @@ def test_pack_that_is_cut_off_or_of_another_kind_is_refused() -> None:
         read_pak(b"\3\0\0\0" + whole[4:])
     with pytest.raises(DataError, match=r"UTF-8 text \(encoding 1\), but has encoding 2"):
         read_pak(whole[:4] + b"\2" + whole[5:])
+
+
+def test_pack_with_damaged_compression_is_refused() -> None:
+    packed = gzip.compress(pak_file({1: "one", 2: "two"}))
+    for damaged in (packed[:-12], packed[:12] + b"\xff" * 8 + packed[20:], packed[:-8] + bytes(8)):
+        with pytest.raises(DataError, match="a .pak file that is damaged"):
+            read_pak(damaged)
+
+
+def test_texts_with_broken_bytes_are_skipped_and_counted(tmp_path: Path) -> None:
+    packs = {"en-GB": {1: b"Open", 2: b"Close"}, "de": {1: b"\xd6ffnen", 2: "Schließen".encode()}}
+    members = {
+        f"{locale}.pak": pak_file({n: f"text{n}" for n in texts}).replace(b"text1", texts[1].ljust(5)[:5])
+        for locale, texts in packs.items()
+    }
+    downloads = tmp_path / "downloads"
+    (downloads / "chromium").mkdir(parents=True)
+    (downloads / "chromium" / "a.tar.gz").write_bytes(tar_bytes(members))
+    (downloads / "ddtp").mkdir()
+    for locale, texts in (("en", [b"short one", b"short two"]), ("de", [b"kurz eins", b"k\xfcrzer"])):
+        entries = [
+            b"Description-md5: %d\nDescription-%s: %s\n\n" % (i, locale.encode(), t) for i, t in enumerate(texts)
+        ]
+        (downloads / "ddtp" / f"Translation-{locale}").write_bytes(b"".join(entries))
+
+    sources = [Source("chromium", "pak", packages=("c",)), Source("ddtp", "ddtp", packages=("d",))]
+    counts = extract(downloads, tmp_path / "raw", [GERMAN], sources, jobs=1)
+
+    assert counts["invalid_utf8"] == 2
+    assert list(read_rows(tmp_path / "raw" / "chromium" / "en-de.tsv")) == [["text2", "text2"]]
+    assert list(read_rows(tmp_path / "raw" / "ddtp" / "en-de.tsv")) == [["short one", "kurz eins"]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "pairs", "counts"),
+    [
+        (b"en\tde\tx\ty\nen\tde\ta\t\xff\nen\tde\t\xff\t\xff\n", 1, {"invalid_utf8": 2}),
+        (b"en\tde\tx\ty\nen\tde\ta\t\n\n\xff\n", 1, {"empty": 2, "invalid_utf8": 1}),
+        (b"en\tde\tru\na\tb\t\na\t\tc\na\tb\t\xff\n", 3, {"invalid_utf8": 1}),
+        (b"en\tde\tru\na\t\t\n\tb\tc\na\t\t\xff\n", 0, {"empty": 2, "invalid_utf8": 1}),
+    ],
+)
+def test_table_counts_a_row_without_a_pair_once_and_an_empty_field_never(
+    tmp_path: Path, rows: bytes, pairs: int, counts: dict[str, int]
+) -> None:
+    (tmp_path / "a.tsv").write_bytes(rows)
+    counted: dict[str, int] = {}
+
+    assert len(list(read_table(tmp_path / "a.tsv", counted))) == pairs
+    assert counted == counts
+
+
+@pytest.mark.parametrize("name", ["mine.tsv.gz", "mine.tsv.xz"])
+def test_damaged_table_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
+    text = b"en\tde\n" + random.Random(1).randbytes(50_000).hex().encode() + b"\n"
+    packed = bytearray(gzip.compress(text) if name.endswith("gz") else lzma.compress(text))
+    packed[20_000:30_000] = b"\xff" * 10_000
+    (tmp_path / name).write_bytes(packed)
+
+    with pytest.raises(DataError, match=f"{name}: damaged"):
+        list(read_table(tmp_path / name, {}))
 
 
 def test_descriptions_are_aligned_by_checksum_and_paragraph(tmp_path: Path) -> None:

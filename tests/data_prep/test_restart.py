@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import steps
 from data_prep.errors import DataError
-from data_prep.files import replacing
+from data_prep.files import read_json, replacing
 from data_prep.recipe import REPOSITORY
-from data_prep.steps import Unit, in_processes, stats_path
+from data_prep.steps import Unit, in_processes
 from tests.data_prep.helpers import write_lines
 
 
@@ -37,9 +38,69 @@ def test_finished_output_is_made_again_only_if_something_changed(tmp_path: Path)
     assert unit(tmp_path, size=2).make(work)["rows"] == 3
     (tmp_path / "out" / "a").write_text("")  # cut off
     assert unit(tmp_path, size=2).make(work)["rows"] == 4
-    stats_path(tmp_path / "out").unlink()
+    (tmp_path / "out" / "a").unlink()
     assert unit(tmp_path, size=2).make(work)["rows"] == 5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out", "out.stats.json"]
+
+
+def make_folder(temporary: Path) -> dict[str, int]:
+    temporary.mkdir()
+    (temporary / "a").write_text("abc")
+    return {}
+
+
+def test_a_file_that_somebody_added_does_not_make_a_step_run_again_but_those_that_read_it(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in", ["x"])
+    unit(tmp_path).make(make_folder)
+    reader = Unit("reader", 1, tmp_path / "later", {}, [tmp_path / "out"])
+    reader.make(make_folder)
+    made = (tmp_path / "out" / "a").stat().st_mtime_ns
+    write_lines(tmp_path / "out" / "mine", ["my own line"])
+
+    unit(tmp_path).make(make_folder)
+
+    assert (tmp_path / "out" / "a").stat().st_mtime_ns == made
+    assert (tmp_path / "out" / "mine").read_text() == "my own line\n"
+    assert reader.finished_stats() is None
+    reader.make(make_folder)
+    assert reader.finished_stats() is not None
+
+
+@pytest.mark.parametrize("with_stats", [True, False])
+def test_a_folder_with_a_file_that_no_step_wrote_is_never_replaced(tmp_path: Path, with_stats: bool) -> None:
+    write_lines(tmp_path / "in", ["x"])
+    if with_stats:
+        unit(tmp_path, size=1).make(make_folder)
+    write_lines(tmp_path / "out" / "deep" / "mine", ["my own line"])
+
+    with pytest.raises(DataError, match="out/deep/mine: not a file of the step step, .* move it to another folder"):
+        unit(tmp_path, size=2).make(make_folder)
+    assert (tmp_path / "out" / "deep" / "mine").read_text() == "my own line\n"
+
+    (tmp_path / "out" / "deep" / "mine").unlink()
+    unit(tmp_path, size=2).make(make_folder)
+
+
+@pytest.mark.parametrize("name", ["write_json", "move_into_place"])
+def test_a_step_killed_between_its_output_and_its_statistics_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write_lines(tmp_path / "in", ["x"])
+    calls = []
+
+    def killed_after(*arguments: object) -> None:
+        calls.append(1)
+        real(*arguments)
+        if len(calls) == (2 if name == "write_json" else 1):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        real = getattr(steps, name)
+        patch.setattr(steps, name, killed_after)
+        with pytest.raises(KeyboardInterrupt):
+            unit(tmp_path).make(make_folder)
+    unit(tmp_path).make(make_folder)
+    assert unit(tmp_path).finished_stats() is not None
 
 
 def test_failure_keeps_the_older_file_and_leaves_no_temporary_one(tmp_path: Path) -> None:
@@ -59,17 +120,25 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_data(tmp_path: Pa
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     final = tmp_path / "data" / "software50" / "sample"
-    for seconds in (0.6, 1.5, 3.0):
+
+    def finished() -> dict[Path, int]:
+        files = (tmp_path / "data").rglob("*.stats.json")
+        return {p: p.stat().st_mtime_ns for p in files if "identity" in (read_json(p) or {})}
+
+    # Evaluation sets, raw text, 5 clean and 5 unique files, text: while reading, cleaning and training the vocabulary.
+    for wanted in (1, 3, 13):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(seconds)
+        while len(finished()) < wanted and process.poll() is None:
+            time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        # What stands under its final name with statistics is whole: it is never made again below.
-    whole = {p: p.stat().st_mtime_ns for p in (tmp_path / "data").rglob("*.stats.json")}
+        assert process.wait() == -signal.SIGKILL
+    # What stands under its final name with statistics is whole: it is never made again below.
+    whole = finished()
+    assert len(whole) >= 13
 
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
 
-    assert {p: p.stat().st_mtime_ns for p in whole} == whole
+    assert {p: p.stat().st_mtime_ns for p in whole} == whole and len(finished()) == 15
     assert not list((tmp_path / "data").rglob(".*partial*"))
     expected = sample_data / "software50" / "sample"
     for part in ("text", "spm", "bin"):

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import DataError
+from data_prep.files import write_json
 from data_prep.recipe import REPOSITORY, load_recipe
+from data_prep.steps import stats_path
 from tests.data_prep.helpers import assert_user_error, run_step
 
 STEPS = ["evalsets", "fetch", "extract", "clean", "deduplicate", "split", "train_spm", "binarize"]
@@ -70,6 +72,7 @@ def test_software50_has_fifty_languages_seventeen_scripts_and_three_tiers() -> N
     assert recipe.presets["small"].max_pairs == 10_000
 
 
+LANGUAGES = b"code\tflores\tname\tfamily\tscript\ttier\tlocales\n"
 RECIPE = """
 extends: software50
 presets:
@@ -104,20 +107,70 @@ def test_recipe_can_extend_another_and_share_its_downloads(tmp_path: Path) -> No
         ("extends: software50", "has no presets"),
         ("a: [", "not valid YAML"),
         ("just words", "must hold keys and values"),
+        ("", "must hold keys and values, but is None"),
+        ("extends: software50\npresets:", "presets must hold keys and values, but is None"),
+        ("extends: software50\npresets: [a, b]", r"presets must hold keys and values, but is \['a', 'b'\]"),
+        ("extends: software50\npresets: {a: }", "preset a must hold keys and values, but is None"),
+        ("extends: software50\npresets: {a: {corpus: sample, vocab_size: 1, languages: de}}", "must be a list"),
+        ("extends: software50\npresets: {a: {corpus: sample, vocab_size: 1, languages: [no]}}", r"but is \[False\]"),
+        ("extends: software50\nsources: {s: {kind: mo, packages: foo}}", "packages must be a list .*, but is 'foo'"),
+        ("extends: software50\nsources: {s: mo}", "source s must hold keys and values, but is 'mo'"),
+        ("extends: software50\ncorpora: {c: sample}", "corpus c must be a list .*, but is 'sample'"),
+        ("extends: software50\ncleaning: a\npresets: {a: {corpus: sample, vocab_size: 1}}", "cleaning must hold keys"),
+        ("extends: software50 # \udcff", "data.yaml: must be UTF-8 text, but its byte 22 is not"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_in_a_recipe_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "data.yaml"
-    path.write_text(text)
+    path.write_text(text, errors="surrogateescape")
 
     with pytest.raises(DataError, match=message):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff", "langs.tsv: must be UTF-8 text, but its byte 0 is not"),
+        (b"", "langs.tsv: the first line must be"),
+        (LANGUAGES + b"de\tGerman\n", "langs.tsv: 'de' has 2 fields, but the header has 7"),
+        (LANGUAGES + b"de\tdeu_Latn\tGerman\tIE\tRunes\thigh\tde\n", "langs.tsv: unknown script 'Runes' of de"),
+    ],
+)
+def test_mistakes_in_a_table_of_languages_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "data.yaml").write_text("sources: {}")
+    (tmp_path / "langs.tsv").write_bytes(content)
+
+    with pytest.raises(DataError, match=message):
+        load_recipe(str(tmp_path / "data.yaml"))
+
+
+def test_users_own_evaluation_sets_are_kept_out_of_training_too(tmp_path: Path) -> None:
+    def split_command() -> str:
+        command = ["--recipe", "software50", "--preset", "sample", "--data", tmp_path, "--dry-run"]
+        (line,) = [line for line in run_step("run", *command).stdout.splitlines() if "data_prep.split" in line]
+        return line
+
+    own = tmp_path / "evalsets" / "own"
+    assert str(own) not in split_command()
+    own.mkdir(parents=True)
+    assert f"--evalsets {tmp_path}/evalsets/software50" in split_command()
+    assert f"--evalsets {own}" in split_command()
 
 
 def test_programs_import_nothing_of_mmt() -> None:
     sources = (REPOSITORY / "data_prep").rglob("*.py")
 
     assert not [p for p in sources if "import mmt" in p.read_text() or "from mmt" in p.read_text()]
+
+
+def test_card_of_data_made_by_an_older_version_says_what_to_do(tmp_path: Path) -> None:
+    for part in ("text", "bin"):
+        write_json(stats_path(tmp_path / "software50" / "full" / part), {"counts": {"english_words": 1}, "pairs": {}})
+
+    result = run_step("card", "--recipe", "software50", "--preset", "full", "--data", tmp_path)
+
+    assert_user_error(result, "text.stats.json: made by an older version; run data_prep.run again")
 
 
 def test_card_lists_every_language_with_its_counts(sample_data: Path) -> None:

@@ -114,6 +114,141 @@ def test_limit_takes_the_same_pairs_in_any_run_and_other_ones_for_each_language(
     assert first["train.en-de.en"] != first["train.en-fr.en"]
 
 
+def test_every_file_of_the_test_set_is_held_out_without_being_named_among_the_evaluation_sets(
+    tmp_path: Path, unique: Path
+) -> None:
+    different = [("An orange cat", "Eine Katze"), ("Bread and butter", "Butterbrot"), ("Rain in May", "Mairegen")]
+    write_rows(unique / "en-de.tsv", [(*row, "x") for row in LEAKS + different])
+
+    split(unique, tmp_path / "text", ["en-de"], SplitOptions(test=tmp_path / "sets" / "test", valid_pairs=1), jobs=1)
+
+    kept = [p.read_text() for p in (tmp_path / "text").glob("[tv][ra]*.en-de.*")]  # train and valid
+    assert len(kept) == 4 and not [text for text in kept if TEST["fr"] in text]
+
+
+def test_pairs_split_off_for_validation_are_never_near_the_test_set(tmp_path: Path) -> None:
+    (tmp_path / "unique").mkdir()
+    words = ["harbour", "lantern", "meadow", "copper", "violin", "glacier", "pepper", "saddle", "turret", "walnut"]
+    near = [f"The old printer in the hall has no more paper since {word}" for word in words]
+    rows = [(text, f"Satz {word}", "own") for text, word in zip(near, words)]
+    rows += [(f"{word} is one of the words in this list", f"{word} auch", "own") for word in words]
+    rows += [(f"{word} {word[::-1]} {word.upper()}s", f"{word} {word} {i}", "own") for i, word in enumerate(words)]
+    write_rows(tmp_path / "unique" / "en-de.tsv", rows)
+    write_lines(tmp_path / "test" / "test.en-de.en", ["The old printer in the hall has no more paper since Monday"])
+    write_lines(tmp_path / "test" / "test.en-de.de", ["Der Drucker im Flur hat kein Papier"])
+
+    for seed in range(5):
+        options = SplitOptions(test=tmp_path / "test", valid_pairs=3, seed=seed)
+        split(tmp_path / "unique", tmp_path / f"text{seed}", ["en-de"], options, jobs=1)
+
+        valid = (tmp_path / f"text{seed}" / "valid.en-de.en").read_text().splitlines()
+        assert valid and not set(valid) & set(near)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("de-en", {"test.en-de.de": "de-en de", "test.en-de.en": "de-en en"}),
+        ("de-fr", {"test.de-fr.de": "de-fr de", "test.de-fr.fr": "de-fr fr"}),
+        ("en-de", {"test.en-de.de": "en-de de", "test.en-de.en": "en-de en"}),
+    ],
+)
+def test_test_files_are_written_in_the_order_of_the_trained_pair(
+    tmp_path: Path, unique: Path, name: str, written: dict[str, str]
+) -> None:
+    for language in name.split("-"):
+        write_lines(tmp_path / "own" / "test" / f"test.{name}.{language}", [f"{name} {language}"])
+
+    options = SplitOptions(test=tmp_path / "own" / "test", valid_pairs=1)
+    stats = split(unique, tmp_path / "text", ["en-de"], options, jobs=1)
+
+    assert {p.name: p.read_text().strip() for p in (tmp_path / "text").glob("test.*")} == written
+    assert stats["counts"]["test"] == 1
+
+
+def test_test_files_in_both_orders_are_refused(tmp_path: Path, unique: Path) -> None:
+    for name in ("en-de", "de-en"):
+        for language in ("en", "de"):
+            write_lines(tmp_path / "own" / "test" / f"test.{name}.{language}", ["x"])
+
+    with pytest.raises(DataError, match="has both de-en and en-de"):
+        split(unique, tmp_path / "text", ["en-de"], SplitOptions(test=tmp_path / "own" / "test"), jobs=1)
+
+
+def only_letters(text: str) -> str:
+    return "".join(c for c in text.casefold() if c.isalpha())
+
+
+def word_distance(first: list[str], second: list[str]) -> int:
+    """Levenshtein's: how many words must be put in, left out or changed."""
+    row = list(range(len(second) + 1))
+    for i, word in enumerate(first, 1):
+        above, row = row, [i]
+        for j, other in enumerate(second, 1):
+            row.append(min(above[j] + 1, row[-1] + 1, above[j - 1] + (word != other)))
+    return row[-1]
+
+
+def leaks(train: list[str], held_out: list[str]) -> list[str]:
+    """The training sentences that are a held-out one, or one word away from it, told without anything of data_prep."""
+    letters = {only_letters(text) for text in held_out if len(only_letters(text)) >= FEWEST_LETTERS}
+    found = [text for text in train if only_letters(text) in letters]
+    long = [text.casefold().split() for text in held_out]
+    long = [words for words in long if len(words) >= FEWEST_WORDS][::5]
+    for text in train:
+        words = text.casefold().split()
+        if len(words) >= FEWEST_WORDS:
+            alike = (w for w in long if len(set(w) ^ set(words)) <= 2 and abs(len(w) - len(words)) <= 1)
+            found += [text for w in alike if word_distance(words, w) <= 1]
+    return found
+
+
+# Of shorter ones "Sign in" and "Sign-in", and sentences one word apart, are no leak but two sentences.
+FEWEST_LETTERS, FEWEST_WORDS = 20, 12
+
+
+def test_word_distance_agrees_with_cases_counted_by_hand() -> None:
+    assert word_distance("a b c".split(), "a b c".split()) == 0
+    assert word_distance("a b c".split(), "a x c".split()) == 1
+    assert word_distance("a b c".split(), "b c d".split()) == 2
+    assert word_distance([], "a b".split()) == 2
+
+
+def test_an_independent_check_finds_no_leak_in_the_sample_nor_planted_ones_after_the_split(
+    tmp_path: Path, sample_data: Path
+) -> None:
+    text, sets = sample_data / "software50" / "sample" / "text", sample_data / "evalsets" / "software50"
+    held_out = {
+        language: [line for path in sets.rglob(f"*.{language}") for line in path.read_text().splitlines()]
+        for language in SAMPLE_LANGUAGES
+    }
+    (tmp_path / "unique").mkdir()
+    lines = {}
+    for language in SAMPLE_LANGUAGES[1:]:
+        both = ("en", language)
+        clean = [(text / f"train.en-{language}.{side}").read_text().splitlines() for side in both]
+        frozen = [(sets / "test" / f"test.{side}").read_text().splitlines() for side in both]
+        planted = []
+        for i, (source, target) in enumerate(zip(*frozen)):
+            planted += [(source.upper() + "!", f"anything at all {i}"), (f"something else entirely {i}", f"«{target}»")]
+            words = source.split()
+            if len(words) >= FEWEST_WORDS:
+                planted.append((" ".join([*words[:5], "surely", *words[5:]]), f"whatever {i}"))
+        write_rows(tmp_path / "unique" / f"en-{language}.tsv", [(*row, "x") for row in [*planted, *zip(*clean)]])
+        for side, name in enumerate(both):
+            assert leaks(clean[side], held_out[name]) == [], language
+            assert len(leaks([row[side] for row in planted], held_out[name])) > 200, language
+        lines[language] = len(clean[0])
+
+    options = SplitOptions(evalsets=(sets,), valid=sets / "dev", test=sets / "test")
+    split(tmp_path / "unique", tmp_path / "text", [f"en-{language}" for language in lines], options, jobs=1)
+
+    for language, at_least in lines.items():
+        for name in ("en", language):
+            kept = (tmp_path / "text" / f"train.en-{language}.{name}").read_text().splitlines()
+            assert len(kept) >= at_least and leaks(kept, held_out[name]) == []
+
+
 def test_nothing_left_to_train_on_is_an_error_that_names_the_pair(tmp_path: Path, unique: Path) -> None:
     write_rows(unique / "en-de.tsv", [(*row, "x") for row in LEAKS])
 

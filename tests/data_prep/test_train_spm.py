@@ -52,6 +52,16 @@ def test_model_normalises_as_cleaning_does(sample_data: Path) -> None:
             assert model.decode(model.encode(text)) == normalise(text), hex(code)
 
 
+def test_a_line_longer_than_sentencepieces_own_limit_is_trained_on(tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.en-ka.en", ["a short line"] * 3)
+    write_lines(tmp_path / "train.en-ka.ka", ["მოკლე ხაზი", "გრძელი " * 300])
+
+    train_spm(tmp_path, tmp_path / "spm", 290, coverage=1.0)
+
+    pieces = {line.split("\t")[0] for line in (tmp_path / "spm" / "spm.vocab").read_text().splitlines()}
+    assert {"მ", "ძ"} <= pieces  # the second letter is in the long line only: 5,700 bytes
+
+
 def test_vocabulary_too_big_for_the_text_is_refused_in_words(tmp_path: Path) -> None:
     write_lines(tmp_path / "train.en-de.en", ["open the file", "close it"])
     write_lines(tmp_path / "train.en-de.de", ["die Datei öffnen", "schließen"])

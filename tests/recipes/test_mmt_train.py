@@ -84,6 +84,19 @@ def test_mmt_train_goes_on_where_it_stopped(sample_data: Path, tmp_path: Path) -
     assert updates(run([*mmt_train, "optimization.max_update=3"])) == [3]
 
 
+def test_a_finished_training_started_again_changes_no_file(sample_data: Path, tmp_path: Path) -> None:
+    mmt_train = [sys.executable, "-m", "mmt.cli.main", "train", "demo", *TINY]
+    mmt_train += [f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}"]
+    run(mmt_train)
+    written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+    again = run(mmt_train)
+
+    assert updates(again) == []
+    assert "training has all of its 2 updates" in again.stdout + again.stderr
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+
+
 def test_fairseq_hydra_train_runs_the_same_recipe(sample_data: Path, tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("fairseq-hydra-train")
     overrides = [*TINY, f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}"]

@@ -39,7 +39,6 @@ SCRIPT_CLASSES: dict[str, str] = {
 UNSPACED_CLASS = (
     _KANA + _HAN + SCRIPT_CLASSES["Thai"] + SCRIPT_CLASSES["Lao"] + SCRIPT_CLASSES["Khmer"] + SCRIPT_CLASSES["Myanmar"]
 )
-UNSPACED_SCRIPTS = {"Han", "Kana+Han", "Thai", "Lao", "Khmer", "Myanmar"}
 
 _NOT_IN_SCRIPT = {name: re.compile(f"[^{chars}]+") for name, chars in SCRIPT_CLASSES.items()}
 _NOT_IN_ANY = re.compile("[^" + "".join(dict.fromkeys(SCRIPT_CLASSES.values())) + "]+")
