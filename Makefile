@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # What may be chosen: make train RECIPE=software50 PRESET=small ROUTING=task
 PYTHON  ?= python3
 TORCH   ?= torch==2.13.0
-RECIPE  ?= software50
+RECIPE  ?= $(if $(INPUT),own_data,software50)
 PRESET  ?= $(shell sed -n 's/^  - preset: \([a-z0-9_]*\).*/\1/p' recipes/$(RECIPE)/train.yaml)
 ROUTING ?= token_task
 RUN     ?=
@@ -47,7 +47,7 @@ checks: venv  ## style and types
 	$(SHOW)$(BIN)/python -m mypy
 
 data: venv  ## fetch and prepare the text of a recipe
-	$(BIN)/python -m data_prep.run $(if $(INPUT),--input $(INPUT) --name $(RECIPE),--recipe $(RECIPE) --preset $(PRESET)) $(ARGS) $(if $(DRY),--dry-run)
+	$(BIN)/python -m data_prep.run $(if $(INPUT),--input "$(INPUT)" --name $(RECIPE),--recipe $(RECIPE) --preset $(PRESET)) $(ARGS) $(if $(DRY),--dry-run)
 
 train: venv  ## train a recipe, or go on where it stopped
 	@$(BIN)/mmt train $(RECIPE) preset=$(PRESET) model=$(ROUTING) $(if $(RUN),run=$(RUN)) $(ARGS) $(if $(DRY),--dry-run)

@@ -25,7 +25,8 @@ mmt evaluate "$run" --max-segments 150
 languages=$(grep -vx en data/demo/sample/bin/lang_list.txt | paste -sd,)
 step "4/4 Translate into $languages"
 sentences=("Open a new window" "Your password has been saved." "Select a language")
-paste <(printf '%s\n' "${sentences[@]}") <(printf '%s\n' "${sentences[@]}" | mmt translate --model "$run" --to "$languages") |
+printf '%s\n' "${sentences[@]}" | mmt translate --model "$run" --to "$languages" > "$run.translations"
+paste <(printf '%s\n' "${sentences[@]}") "$run.translations" |
   awk -F '\t' -v languages="$languages" \
     'BEGIN { split(languages, name, ",") } { print $1; for (i = 2; i <= NF; i++) printf "  %s  %s\n", name[i - 1], $i }'
 

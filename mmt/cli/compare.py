@@ -17,8 +17,8 @@ from mmt.evaluation.directions import split
 from mmt.evaluation.results import Record, ResultsFolder
 from mmt.evaluation.scores import METRIC_NAMES, METRICS
 from mmt.evaluation.tables import groups
-from mmt.evaluation.test_sets import find_test_set
-from mmt.inference.files import sha256_of_lines, write_text
+from mmt.evaluation.test_sets import find_test_set, name_and_location
+from mmt.files import sha256_of_lines, write_text
 
 HELP = "compare two evaluations: differences with paired-bootstrap intervals"
 
@@ -95,7 +95,7 @@ def _locations(arguments: Sequence[str] | None, a: ResultsFolder, names: Sequenc
         if argument in known:
             locations[argument] = known[argument]
         else:
-            name, _, location = argument.rpartition("=")
+            name, location = name_and_location(argument)
             locations[name or find_test_set(argument, _languages(a)).name] = location
     return locations
 

@@ -58,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
     for title, examine in SECTIONS.items():
         if examine not in NEED_TORCH or importlib.util.find_spec("torch"):
             findings.section(title)
-            examine(findings)
+            try:
+                examine(findings)
+            except ImportError as error:
+                findings.missing("torch", f"pip install --force-reinstall torch   ({error})", fatal=True)
     failures = findings.failures
     print("\nThe core works." if not failures else f"\n{failures} things that the core needs are missing or broken.")
     return 1 if findings.failures else 0
@@ -190,12 +193,8 @@ def _commands(findings: Findings) -> None:
         elif beside_python.is_file():
             findings.show(name, f"{beside_python}, not on PATH   mend: source {beside_python.with_name('activate')}")
         else:
-            package = "mmt" if name == "mmt" else "ve-fairseq"
-            findings.missing(
-                name,
-                f"pip install --force-reinstall --no-deps {package}" if package != "mmt" else "pip install -e .",
-                fatal=name == "fairseq-train",
-            )
+            package = f"--force-reinstall --no-deps {fairseq_requirement()}" if name != "mmt" else "-e ."
+            findings.missing(name, f"pip install {package}", fatal=name == "fairseq-train")
 
 
 SECTIONS: dict[str, Callable[[Findings], None]] = {

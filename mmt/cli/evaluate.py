@@ -15,20 +15,19 @@ import mmt
 from mmt.cli.decoding_arguments import add_decoding_arguments, add_model_arguments, decoding_options, translator_from
 from mmt.errors import UserError
 from mmt.evaluation.baselines import Baselines
-from mmt.evaluation.directions import KEYWORDS, read_tiers
+from mmt.evaluation.directions import KEYWORDS, read_tiers, split
 from mmt.evaluation.evaluate import Job, default_text_folder, evaluate, plan, score_baselines
-from mmt.evaluation.results import Record, ResultsFolder
+from mmt.evaluation.results import SUMMARY, Record, ResultsFolder
 from mmt.evaluation.scores import METRICS, Scores
 from mmt.evaluation.tables import average_table, averages, direction_table, signature_lines
 from mmt.evaluation.test_sets import TestSet, find_test_set
-from mmt.inference.files import sha256_of_file, write_text
+from mmt.files import sha256_of_file, write_text
 from mmt.inference.loading import find_checkpoint
 from mmt.inference.translator import Translator
 from mmt.sacrebleu_tokenizers import tokenizer_for_language
 
 HELP = "score a model in all its directions: BLEU, chrF++, averages, baselines"
 DEFAULT_TIERS = Path("recipes/software50/langs.tsv")
-SUMMARY = "summary.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +86,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--max-segments must be at least 1, but is {args.max_segments}")
     checkpoint = find_checkpoint(args.model)
     output = Path(args.output) if args.output else checkpoint.parent / "results"
+    checkpoint_sha256 = sha256_of_file(checkpoint)
     translator = translator_from(args, too_long="truncate")
+    if sha256_of_file(checkpoint) != checkpoint_sha256:
+        raise UserError(f"--model {checkpoint}: it was replaced while it was read, as by a running training; try again")
     test_sets = _test_sets(args.test_set, translator)
     jobs = plan(
         test_sets,
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     baselines = None if args.no_baselines else _baselines(args, output, translator)
     results = ResultsFolder.open_for_writing(
         output,
-        _identity(checkpoint, args),
+        _identity(checkpoint_sha256, translator.data, args),
         {test_set.name: test_set.location for test_set in test_sets},
         restart=args.restart,
     )
@@ -116,11 +118,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _identity(checkpoint: Path, args: argparse.Namespace) -> Record:
+def _identity(checkpoint_sha256: str, data: Path, args: argparse.Namespace) -> Record:
     """Return what scores depend on, beside the text. The size of a batch and the device change rounding only."""
     search = asdict(decoding_options(args, too_long="truncate"))
     del search["max_tokens"]
-    return {"checkpoint_sha256": sha256_of_file(checkpoint), **search, "max_segments": args.max_segments}
+    return {
+        "checkpoint_sha256": checkpoint_sha256,
+        "spm_sha256": sha256_of_file(data / "spm.model"),
+        **search,
+        "max_segments": args.max_segments,
+    }
 
 
 def _test_sets(arguments: Sequence[str] | None, translator: Translator) -> list[TestSet]:
@@ -234,7 +241,7 @@ def _tell_missing_languages(test_set: TestSet, languages: Sequence[str]) -> None
 
 
 def _tell_fallback_tokenizers(jobs: Sequence[Job]) -> None:
-    targets = {job.direction.split("-")[1] for job in jobs}
+    targets = {split(job.direction)[1] for job in jobs}
     for language in ("ja", "ko"):
         if language in targets and tokenizer_for_language(language) == "char":
             print(

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mmt.cli.decoding_arguments import add_decoding_arguments, add_model_arguments, translator_from
 from mmt.errors import UserError
-from mmt.inference.files import partial_path, sync_and_replace
+from mmt.files import partial_path, sync_and_replace
 from mmt.inference.lines import LineReader
 from mmt.inference.translator import TOO_LONG_POLICIES, Translator
 

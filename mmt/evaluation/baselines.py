@@ -9,10 +9,11 @@ from typing import Any
 import sacrebleu
 
 from mmt.errors import UserError
+from mmt.evaluation.directions import split
 from mmt.evaluation.nearest import NearestSentences
 from mmt.evaluation.scores import Scores, score
 from mmt.evaluation.test_sets import read_lines
-from mmt.inference.files import sha256_of_file, write_text
+from mmt.files import locked, sha256_of_file, write_text
 from mmt.sacrebleu_tokenizers import tokenizer_for_language
 
 COPY, NEAREST = "copy source", "nearest training sentence"
@@ -69,7 +70,7 @@ class Baselines:
     def _train_files(self, direction: str) -> tuple[Path, Path] | None:
         if self._train_text is None:
             return None
-        source, target = direction.split("-")
+        source, target = split(direction)
         for pair in (f"{source}-{target}", f"{target}-{source}"):
             files = self._train_text / f"train.{pair}.{source}", self._train_text / f"train.{pair}.{target}"
             if files[0].is_file() and files[1].is_file():
@@ -84,11 +85,14 @@ class Baselines:
     def _cached(
         self, key: str, hypotheses: Callable[[], list[str]], references: Sequence[str], direction: str
     ) -> Scores:
-        target = direction.split("-")[1]
+        target = split(direction)[1]
         key = f"{key}|{tokenizer_for_language(target)}|sacrebleu {sacrebleu.__version__}"
         if key not in self._known:
-            self._known[key] = asdict(score(hypotheses(), references, target))
-            write_text(self._cache, json.dumps(self._known, indent=1, ensure_ascii=False) + "\n")
+            scores = asdict(score(hypotheses(), references, target))
+            with locked(self._cache):
+                # What other evaluations have written meanwhile stays.
+                self._known = {**_read_cache(self._cache), key: scores}
+                write_text(self._cache, json.dumps(self._known, indent=1, ensure_ascii=False) + "\n")
         return Scores(**self._known[key])
 
 

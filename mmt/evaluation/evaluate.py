@@ -3,16 +3,14 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
-from mmt.errors import UserError
 from mmt.evaluation.baselines import COPY, NEAREST, Baselines
 from mmt.evaluation.directions import choose_directions, split
 from mmt.evaluation.results import Record, ResultsFolder
 from mmt.evaluation.scores import Scores, score
-from mmt.evaluation.test_sets import TestSet, read_lines
-from mmt.inference.files import sha256_of_lines
+from mmt.evaluation.test_sets import TestSet
+from mmt.files import sha256_of_lines
 from mmt.inference.translator import Translator
 
 
@@ -46,18 +44,10 @@ def plan(
     Raises:
         UserError: names the option, file or language that is wrong.
     """
-    read = cache(read_lines)
     jobs = []
     for test_set in test_sets:
         for direction in choose_directions(specification, languages=languages, trained=trained, test_set=test_set):
-            files = test_set.files(*split(direction))
-            assert files is not None  # choose_directions names only directions with text
-            sources, references = (read(path) for path in files)
-            if len(sources) != len(references):
-                raise UserError(
-                    f"--test-set: {files[0]} has {len(sources)} lines, but {files[1]} has {len(references)}"
-                )
-            sources, references = sources[:max_segments], references[:max_segments]
+            sources, references = test_set.read(*split(direction), max_segments)
             jobs.append(
                 Job(
                     test_set.name, direction, sources, references, sha256_of_lines(sources), sha256_of_lines(references)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mmt.errors import UserError
-from mmt.inference.files import write_text
+from mmt.evaluation.directions import split
+from mmt.files import write_text
 
-RUN, SCORES, HYPOTHESES, LOCK = "run.json", "scores.jsonl", "hypotheses", ".lock"
+RUN, SCORES, SUMMARY, HYPOTHESES, LOCK = "run.json", "scores.jsonl", "summary.json", "hypotheses", ".lock"
 FORMAT = 1
 
 Record = dict[str, Any]
@@ -87,10 +88,11 @@ class ResultsFolder:
         path: Path, identity: Record, test_sets: dict[str, str], *, restart: bool
     ) -> tuple[Record, dict[tuple[str, str], Record]]:
         if restart:
+            # Scores first: without them a direction is not finished, whatever else a kill leaves here.
+            for name in (SCORES, SUMMARY, RUN):
+                (path / name).unlink(missing_ok=True)
             shutil.rmtree(path / HYPOTHESES)
             (path / HYPOTHESES).mkdir()
-            for name in (SCORES, RUN):
-                (path / name).unlink(missing_ok=True)
         run: Record = {"format": FORMAT, "identity": identity, "test_sets": test_sets}
         records: dict[tuple[str, str], Record] = {}
         if (path / RUN).is_file():
@@ -105,7 +107,7 @@ class ResultsFolder:
 
     def hypotheses_path(self, test_set: str, direction: str) -> Path:
         """Return where the hypotheses of a direction are, or will be."""
-        return self.path / HYPOTHESES / f"{test_set}.{direction}.{direction.partition('-')[2]}"
+        return self.path / HYPOTHESES / f"{test_set}.{direction}.{split(direction)[1]}"
 
     def finished(self, test_set: str, direction: str, source_sha256: str, reference_sha256: str) -> bool:
         """Return whether a direction need not be translated again.
@@ -128,11 +130,15 @@ class ResultsFolder:
         """Store a finished direction: first its hypotheses, then its scores."""
         test_set, direction = record["test_set"], record["direction"]
         write_text(self.hypotheses_path(test_set, direction), "".join(f"{line}\n" for line in hypotheses))
+        again = (test_set, direction) in self.records  # its hypotheses were lost
+        self.records[test_set, direction] = record
+        if again:
+            write_text(self.path / SCORES, "".join(map(_line, self.records.values())))
+            return
         with (self.path / SCORES).open("a", encoding="utf-8") as file:
             file.write(_line(record))
             file.flush()
             os.fsync(file.fileno())
-        self.records[test_set, direction] = record
 
     def read_hypotheses(self, test_set: str, direction: str) -> list[str]:
         """Read the hypotheses of a direction.

@@ -5,7 +5,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from mmt.evaluation.directions import FROM_PIVOT, INTO_PIVOT, OTHER, group, tier
+from mmt.evaluation.directions import FROM_PIVOT, INTO_PIVOT, OTHER, group, split, tier
 from mmt.evaluation.results import Record
 from mmt.evaluation.scores import METRIC_NAMES, METRICS
 
@@ -103,7 +103,7 @@ def signature_lines(records: Sequence[Record]) -> list[str]:
     """Return each signature once, those of BLEU with the target languages that they stand for."""
     targets: dict[str, list[str]] = {}
     for record in records:
-        targets.setdefault(record["bleu_signature"], []).append(record["direction"].partition("-")[2])
+        targets.setdefault(record["bleu_signature"], []).append(split(record["direction"])[1])
     by_count = sorted(targets.items(), key=lambda item: -len(item[1]))
     lines = [f"BLEU    {signature}" for signature, _ in by_count[:1]]
     lines += [

@@ -10,7 +10,7 @@ from mmt.errors import UserError
 _PAIR_FILE = re.compile(r"(?P<prefix>.+)\.(?P<source>[^.-]+)-(?P<target>[^.-]+)\.(?P<language>[^.-]+)")
 _MULTI_WAY_FILE = re.compile(r"(?P<prefix>.+)\.(?P<language>[^.-]+)")
 # Of the prefixes in a folder of training data, the one that is meant.
-_TEST_PREFIX = "test"
+_TEST_PREFIX, _TRAIN_PREFIX = "test", "train"
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,7 @@ def find_test_set(argument: str, languages: list[str]) -> TestSet:
     Raises:
         UserError: if there is no such folder, or no files with these languages in it.
     """
-    name, equals, location = argument.partition("=")
-    if not equals or "/" in name:  # "=" is part of the path
-        name, equals, location = "", "", argument
-    if (equals and not name) or not location:
-        raise UserError(f"--test-set must be FOLDER or NAME=FOLDER, but is {argument!r}")
+    name, location = name_and_location(argument)
     folder, prefix = Path(location), None
     if not folder.is_dir():
         folder, prefix = folder.parent, folder.name
@@ -100,12 +96,29 @@ def find_test_set(argument: str, languages: list[str]) -> TestSet:
     return TestSet(name or prefix, str(folder / prefix), multi_way, pairs)
 
 
+def name_and_location(argument: str) -> tuple[str, str]:
+    """Split ``NAME=FOLDER``; the name of ``FOLDER`` alone is empty.
+
+    Raises:
+        UserError: if a name or a folder is missing.
+    """
+    name, equals, location = argument.partition("=")
+    if not equals or "/" in name:  # "=" is part of the path
+        name, equals, location = "", "", argument
+    if (equals and not name) or not location:
+        raise UserError(f"--test-set must be FOLDER or NAME=FOLDER, but is {argument!r}")
+    return name, location
+
+
 def _only_prefix(prefixes: Collection[str], location: str) -> str:
-    if len(prefixes) == 1:
+    if len(prefixes) == 1 and _TRAIN_PREFIX not in prefixes:
         return next(iter(prefixes))
     if prefixes and _TEST_PREFIX not in prefixes:
-        choices = ", ".join(f"{location}/{prefix}" for prefix in sorted(prefixes))
-        raise UserError(f"--test-set {location}: files of several test sets; choose one: {choices}")
+        others = [f"{location}/{prefix}" for prefix in sorted(set(prefixes) - {_TRAIN_PREFIX})]
+        raise UserError(
+            f"--test-set {location}: no files {_TEST_PREFIX}.LANG or {_TEST_PREFIX}.XX-YY.LANG in it; put them beside "
+            f"your training text and prepare it again, or choose {' or '.join(others) or 'another folder'}"
+        )
     return _TEST_PREFIX
 
 

@@ -144,6 +144,19 @@ def test_another_checkpoint_or_option_is_refused_until_restart(
     assert len(records(results)) == 4
 
 
+def test_another_sentencepiece_model_is_another_evaluation(
+    evaluated: tuple[Path, Finished], tiny: Path, tmp_path: Path
+) -> None:
+    results = Path(shutil.copytree(evaluated[0], tmp_path / "results"))
+    run = json.loads((results / "run.json").read_text())
+    run["identity"]["spm_sha256"] = "that of another file"
+    (results / "run.json").write_text(json.dumps(run))
+
+    refused = mmt("evaluate", "--model", tiny / "run" / "checkpoint_last.pt", "--output", results, *QUICK)
+
+    assert "another evaluation: spm_sha256 that of another file (now" in refused.error_line()
+
+
 def test_test_text_that_has_changed_is_refused(evaluated: tuple[Path, Finished], tiny: Path, tmp_path: Path) -> None:
     results = Path(shutil.copytree(evaluated[0], tmp_path / "results"))
     for language, lines in aligned_text(5, seed=9).items():

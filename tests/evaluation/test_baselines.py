@@ -141,6 +141,17 @@ def test_scores_are_kept_until_the_text_changes(
     assert len(json.loads(cache.read_text())) == 3
 
 
+def test_evaluations_that_share_a_file_keep_each_others_scores(tmp_path: Path) -> None:
+    test = aligned_text(20, seed=3)
+    cache = tmp_path / "cache.json"
+    first, second = Baselines(cache, None), Baselines(cache, None)
+
+    first.copy_source(test["en"], test["de"], "en-de", "x")
+    second.copy_source(test["de"], test["en"], "de-en", "x")
+
+    assert [key.split("|")[1] for key in json.loads(cache.read_text())] == ["en-de", "de-en"]
+
+
 def test_training_text_of_unequal_length_is_named_with_both_counts(train_text: Path, tmp_path: Path) -> None:
     write_lines(train_text / "train.en-de.de", ["only one"])
 

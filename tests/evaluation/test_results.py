@@ -71,6 +71,23 @@ def test_a_direction_without_its_hypotheses_is_not_finished(results: Path) -> No
         folder.read_hypotheses("test", "en-de")
 
 
+def test_a_direction_that_is_scored_again_has_one_line(results: Path) -> None:
+    (results / "hypotheses" / "test.en-de.de").unlink()
+
+    open_results(results).add(record("en-de", bleu=2.5), HYPOTHESES)
+
+    lines = [json.loads(line) for line in (results / "scores.jsonl").read_text().splitlines()]
+    assert sorted((line["direction"], line["bleu"]) for line in lines) == [("de-en", 1.5), ("en-de", 2.5)]
+
+
+def test_a_restart_removes_the_summary_too(results: Path) -> None:
+    (results / "summary.json").write_text("{}")
+
+    ResultsFolder.open_for_writing(results, IDENTITY, {}, restart=True)
+
+    assert not (results / "summary.json").exists()
+
+
 def test_results_of_another_checkpoint_are_refused_unless_restarted(results: Path) -> None:
     with pytest.raises(
         UserError,

@@ -1,7 +1,10 @@
 """Files that are whole or absent under their final name."""
 
+import contextlib
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -28,6 +31,14 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         partial_path(path).unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time change ``path``, if all of them ask here."""
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def sha256_of_file(path: Path) -> str:
