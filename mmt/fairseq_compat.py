@@ -6,6 +6,7 @@ soon as fairseq no longer needs it.
 """
 
 import argparse
+import contextlib
 import functools
 import logging
 import os
@@ -17,7 +18,9 @@ from typing import Any, Callable
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, options
+from fairseq.data import data_utils
 from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
 
 from mmt.errors import UserError
 
@@ -36,6 +39,8 @@ def apply() -> None:
     install_one_line_errors()
     _wrap(options, "parse_args_and_arch", _parse_args_without_traps)
     _wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_with_clear_errors)
+    _wrap(PathManager, "copy", _copy_at_once)
+    _wrap(data_utils, "batch_by_size", _batch_by_size_without_loss)
     _wrap(distributed_utils, "infer_init_method", _infer_torchrun_before_counting_devices)
     _wrap(distributed_utils, "_infer_torch_distributed_launch_init", _infer_torchrun_on_any_device)
 
@@ -84,9 +89,42 @@ def _why_unreadable(path: str, error: Exception) -> str:
         return "it is empty"
     if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower() and "GLOBAL" in str(error):
         return "it holds objects other than weights and settings, which could run code, so it is refused"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     if isinstance(error, (pickle.UnpicklingError, RuntimeError, EOFError, OSError)):
         return "it is truncated or not a checkpoint"
     return "it is not a fairseq checkpoint"  # torch could read it, but fairseq misses its fields
+
+
+def _copy_at_once(original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+    """Let a copied checkpoint (checkpoint_last.pt, checkpoint_best.pt) have its name only when it is whole.
+
+    fairseq writes over the old one, which is lost if the training is killed meanwhile. A link to the same file costs
+    neither time nor space, and is safe, since fairseq never changes a checkpoint in its place.
+    """
+    partial = f"{dst_path}.partial"
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(partial)
+    try:
+        os.link(src_path, partial)
+    except OSError:  # a file system without links
+        original(src_path, partial, overwrite=True)
+    os.replace(partial, dst_path)
+    return True
+
+
+def _batch_by_size_without_loss(
+    original: Callable[..., list[Any]], indices: Any, *args: Any, fixed_shapes: Any = None, **kwargs: Any
+) -> list[Any]:
+    """Keep the last batch, the longest sentences, which fairseq throws away unless its size is a multiple of
+    ``--required-batch-size-multiple``.
+    """
+    indices = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
+    if fixed_shapes is not None or len(indices) == 0:
+        return original(indices, *args, fixed_shapes=fixed_shapes, **kwargs)
+    batches = original(indices, *args, **kwargs)
+    lost = indices[sum(len(batch) for batch in batches) :]
+    return [*batches, lost] if len(lost) > 0 else batches
 
 
 def _parse_args_without_traps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import fairseq.trainer
+import fairseq_cli.train
 import torch
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
@@ -25,7 +26,10 @@ class MoETrainer(Trainer):
     * ``--bf16`` means bfloat16 autocast around float32 parameters, on CPU and CUDA: the optimizer updates the
       parameters themselves, so there is neither a second copy of them nor a bfloat16 residual stream.
       ``--memory-efficient-bf16`` keeps fairseq's meaning (bfloat16 parameters).
+    * ``--amp`` is float16 autocast, as in fairseq.
     * With ``--update-freq N`` a dummy batch weighs nothing, wherever in the group it falls.
+    * A process of several that runs out of memory stops the training, instead of leaving the others waiting.
+    * ``--patience`` counts on where a resumed training stopped counting.
     * A finished training that is started again ends at once, and leaves its checkpoints as they are.
     """
 
@@ -36,6 +40,8 @@ class MoETrainer(Trainer):
         )
         if self.autocasts:
             task.autocast_dtype = torch.bfloat16
+        elif cfg.common.amp and hasattr(task, "autocast_dtype"):
+            task.autocast_dtype = torch.float16
         with self._without_fairseqs_bf16(cfg):
             super().__init__(cfg, task, model, criterion, quantizer)
 
@@ -66,6 +72,8 @@ class MoETrainer(Trainer):
         tokens when it is not (a gradient 1.5 times too large with ``--update-freq 2``). The task weighs dummies with 0;
         here they only go first.
         """
+        # fairseq skips a batch without enough memory, but the routing losses of the other processes wait for it.
+        raise_oom = raise_oom or self.data_parallel_world_size > 1
         return super().train_step(sorted(samples, key=_is_real), raise_oom)
 
     def begin_epoch(self, epoch: int) -> None:
@@ -80,6 +88,7 @@ class MoETrainer(Trainer):
         state = super().state_dict()
         # fairseq saves the task's state, but hands only the extra state back to a training that is resumed.
         state["extra_state"]["task_state"] = state["task_state"]
+        state["extra_state"]["early_stopping"] = dict(vars(_early_stopping()))
         return state
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
@@ -87,6 +96,8 @@ class MoETrainer(Trainer):
             extra_state = super().load_checkpoint(filename, *args, **kwargs)
             if extra_state is not None:
                 self.task.load_state_dict(extra_state.get("task_state", {}))
+                if not kwargs.get("reset_meters"):
+                    vars(_early_stopping()).update(extra_state.get("early_stopping", {}))
             return extra_state
         except Exception as error:
             # fairseq replaces every error by "please ensure that the architectures match".
@@ -103,6 +114,14 @@ class MoETrainer(Trainer):
 
 def _is_real(sample: Any) -> bool:
     return sample is not None and len(sample) > 0
+
+
+def _early_stopping() -> Any:
+    """Return the function of the running training command that counts validations for ``--patience``.
+
+    It keeps the best score and the count as attributes of itself, and nowhere else.
+    """
+    return getattr(sys.modules["__main__"], "should_stop_early", fairseq_cli.train.should_stop_early)
 
 
 def install_trainer() -> None:

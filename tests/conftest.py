@@ -1,6 +1,8 @@
 """Fixtures that several test folders share."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,3 +21,13 @@ torch.set_num_threads(1)
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A binarized toy corpus: reversal (en-aa) and copying (en-bb), both directions."""
     return write_toy_data(tmp_path_factory.mktemp("toy") / "bin")
+
+
+@pytest.fixture(scope="session")
+def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """English, German and Russian of the sample corpus, 500 pairs each, binarized; the folder ``text`` is beside it."""
+    data = tmp_path_factory.mktemp("sample")
+    options = ["--recipe", "demo", "--preset", "sample", "--languages", "en,de,ru", "--vocab-size", "1000"]
+    options += ["--max-pairs", "500", "--jobs", "1", "--data", str(data)]
+    subprocess.run([sys.executable, "-m", "data_prep.run", *options], check=True, cwd=Path(__file__).parents[1])
+    return data / "demo" / "sample" / "bin"

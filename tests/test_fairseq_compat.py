@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fairseq import checkpoint_utils, options, trainer
+from fairseq import checkpoint_utils, file_io, options, trainer
+from fairseq.data import data_utils
 from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
 
 import mmt
 from mmt import fairseq_compat
@@ -92,14 +94,59 @@ def test_truncated_empty_foreign_and_missing_checkpoints_are_named(tmp_path: Pat
     (tmp_path / "truncated.pt").write_bytes(whole.read_bytes()[:500])
     (tmp_path / "empty.pt").write_bytes(b"")
     torch.save({"weights": torch.ones(2)}, tmp_path / "foreign.pt")
+    (tmp_path / "folder.pt").mkdir()
     for name, reason in (
         ("truncated.pt", "truncated"),
         ("empty.pt", "empty"),
         ("foreign.pt", "not a fairseq checkpoint"),
         ("missing.pt", "does not exist"),
+        ("folder.pt", "does not exist"),
     ):
         with pytest.raises(UserError, match=rf"{name}.*{reason}"):
             checkpoint_utils.load_checkpoint_to_cpu(str(tmp_path / name))
+
+
+def test_a_copied_checkpoint_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    best, last = tmp_path / "checkpoint_best.pt", tmp_path / "checkpoint_last.pt"
+    best.write_text("new")
+    last.write_text("old")
+    still_open = last.open()
+    assert PathManager.copy(str(best), str(last), overwrite=True)
+    assert (last.read_text(), still_open.read()) == ("new", "old")
+
+    # Without hard links, and out of space while copying.
+    def no_links(*paths: str) -> None:
+        raise OSError("not supported")
+
+    def half_a_copy(source: str, destination: str) -> None:
+        Path(destination).write_text("ha")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "link", no_links)
+    last.unlink()  # another name of the same file
+    last.write_text("old")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(file_io.shutil, "copyfile", half_a_copy)
+        PathManager.copy(str(best), str(last), overwrite=True)
+    assert last.read_text() == "old"
+    PathManager.copy(str(best), str(last), overwrite=True)
+    assert last.read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_best.pt", "checkpoint_last.pt"]
+
+    # No longer needed once fairseq leaves the old file alone until the new one is whole.
+    last.write_text("old")
+    inode = last.stat().st_ino
+    PathManager.copy.__wrapped__(str(best), str(last), overwrite=True)
+    assert last.stat().st_ino == inode
+
+
+def test_batching_loses_no_sentence() -> None:
+    options = {"num_tokens_fn": lambda index: 1, "max_tokens": 8, "required_batch_size_multiple": 8}
+    batches = data_utils.batch_by_size(np.arange(20), **options)
+    assert [batch.tolist() for batch in batches] == [list(range(8)), list(range(8, 16)), list(range(16, 20))]
+    assert [batch.tolist() for batch in data_utils.batch_by_size(range(3), **options)] == [[0, 1, 2]]
+    # No longer needed once fairseq keeps the last four itself.
+    assert sum(map(len, data_utils.batch_by_size.__wrapped__(np.arange(20), **options))) == 16
 
 
 def test_torchrun_starts_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

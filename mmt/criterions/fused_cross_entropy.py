@@ -30,10 +30,6 @@ class _ProjectAndScore(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(features_ND)
         features, weight = features_ND.to(dtype), weight_VD.to(dtype)
-        if not any(ctx.needs_input_grad[:2]):
-            loss, nll = _score(features, weight, target_N, label_smoothing, None)
-            ctx.mark_non_differentiable(nll)
-            return loss, nll
         loss, nll = torch.zeros(2, device=features.device).unbind()
         grad_features_ND = torch.empty_like(features_ND)
         grad_weight_VD: Tensor | None = None
@@ -111,4 +107,7 @@ def project_and_score(
         The label-smoothed loss and the negative log-likelihood in nats, each summed over the tokens, as fairseq's
         ``label_smoothed_nll_loss`` computes them.
     """
-    return _ProjectAndScore.apply(features_ND, weight_VD, target_N, label_smoothing)
+    if torch.is_grad_enabled() and (features_ND.requires_grad or weight_VD.requires_grad):
+        return _ProjectAndScore.apply(features_ND, weight_VD, target_N, label_smoothing)
+    dtype = compute_dtype(features_ND)
+    return _score(features_ND.to(dtype), weight_VD.to(dtype), target_N, label_smoothing, None)

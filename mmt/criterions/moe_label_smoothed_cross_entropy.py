@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmt.criterions.fused_cross_entropy import project_and_score
 from mmt.criterions.routing_losses import add_over_ranks, log_routing_metrics, routing_losses, routing_sums
 from mmt.errors import UserError
+from mmt.modules.precision import compute_dtype
 
 
 @dataclass
@@ -34,6 +35,9 @@ class MoELabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfi
             "0.001 is usual"
         },
     )
+
+
+DEFAULT_BALANCE_LOSS_WEIGHT = 0.01
 
 
 @register_criterion("moe_label_smoothed_cross_entropy", dataclass=MoELabelSmoothedCrossEntropyConfig)
@@ -66,9 +70,11 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         self.z_loss_weight = moe_z_loss_weight
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return the loss summed over the batch, the sample size that it is divided by, and what to log."""
-        has_plain_projection = isinstance(getattr(model.decoder, "output_projection", None), nn.Linear)
-        use_fused = has_plain_projection and reduce and not self.report_accuracy
+        """Return the loss summed over the batch, the sample size that it is divided by, and what to log.
+
+        A batch with ``sample["is_dummy"]`` has no part in the routing losses of the other ranks.
+        """
+        use_fused = reduce and not self.report_accuracy and _can_fuse(model)
         net_output = model(**sample["net_input"], features_only=True) if use_fused else model(**sample["net_input"])
         if use_fused:
             loss, nll_loss = self._fused_loss(model, net_output[0], sample)
@@ -89,11 +95,13 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         if statistics:
             logging_output.update(routing_sums(statistics))
         if statistics and model.training:
-            total_size = add_over_ranks(torch.tensor(float(sample_size), device=loss.device))
+            real = 0.0 if sample.get("is_dummy") else 1.0
             layers = net_output[1]["balanced_layers"] if self.balance_loss_weight is None else statistics.keys()
-            balance, z = routing_losses(statistics, layers)
-            weight = 0.01 if self.balance_loss_weight is None else self.balance_loss_weight
-            loss = loss + total_size * (weight * balance + self.z_loss_weight * z)
+            weight = DEFAULT_BALANCE_LOSS_WEIGHT if self.balance_loss_weight is None else self.balance_loss_weight
+            if (weight > 0 and layers) or self.z_loss_weight > 0:
+                total_size = add_over_ranks(torch.tensor(real * sample_size, device=loss.device))
+                balance, z = routing_losses(statistics, layers, weight=real)
+                loss = loss + total_size * (weight * balance + self.z_loss_weight * z)
         return loss, sample_size, logging_output
 
     def _fused_loss(self, model: Any, features_BSD: Tensor, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
@@ -107,3 +115,9 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         """Log fairseq's metrics of the loss, and those of the experts."""
         super().reduce_metrics(logging_outputs)
         log_routing_metrics(logging_outputs)
+
+
+def _can_fuse(model: Any) -> bool:
+    projection = getattr(model.decoder, "output_projection", None)
+    # In float16 the fused gradient, formed before the loss is scaled, would be rounded to zero.
+    return isinstance(projection, nn.Linear) and compute_dtype(projection.weight) != torch.float16

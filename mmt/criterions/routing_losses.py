@@ -27,6 +27,8 @@ METRICS = {
     "entropy": router_entropy,  # entropy of the routing probabilities in nats, mean over the tokens; log(E) is uniform
     "unused": unused_experts,  # experts without a token in the batch
     "dropped": dropped_fraction,  # part of the routes that found their expert full; logged in percent
+    "balance_loss": balance_loss,  # of each layer, whether it is trained to be balanced or not
+    "z_loss": z_loss,
 }
 
 
@@ -39,15 +41,15 @@ def add_over_ranks(local: Tensor) -> Tensor:
     return total
 
 
-def _sums_over_ranks(statistics: Mapping[str, RoutingStatistics]) -> dict[str, RoutingStatistics]:
-    """Add up each layer's sums over the ranks with one all-reduce; gradients reach the local part only.
+def _sums_over_ranks(statistics: Mapping[str, RoutingStatistics], weight: float) -> dict[str, RoutingStatistics]:
+    """Add up each layer's sums, times ``weight``, over the ranks with one all-reduce; gradients reach the local part.
 
     The gradient of every rank's part is added up later, with all other gradients, so a loss made of global sums gets
     the gradient it would have on one rank.
     """
     names = [field.name for field in dataclasses.fields(RoutingStatistics)]
     parts = [getattr(layer, name) for layer in statistics.values() for name in names]
-    flat = torch.cat([part.reshape(-1).float() for part in parts])
+    flat = weight * torch.cat([part.reshape(-1).float() for part in parts])
     others = add_over_ranks(flat.detach()) - flat.detach()
     pieces = iter((flat + others).split([part.numel() for part in parts]))
     return {
@@ -57,15 +59,16 @@ def _sums_over_ranks(statistics: Mapping[str, RoutingStatistics]) -> dict[str, R
 
 
 def routing_losses(
-    statistics: Mapping[str, RoutingStatistics], balanced_layers: Collection[str]
+    statistics: Mapping[str, RoutingStatistics], balanced_layers: Collection[str], weight: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Return the balance loss, a mean over ``balanced_layers``, and the z-loss, a mean over all layers.
 
     Args:
         statistics: the local sums of each MoE layer.
         balanced_layers: names of the layers whose balance counts; 0 is returned if there are none.
+        weight: 0 for a dummy batch, which takes part in the all-reduce only.
     """
-    totals = _sums_over_ranks(statistics)
+    totals = _sums_over_ranks(statistics, weight)
     z = torch.stack([z_loss(sums) for sums in totals.values()]).mean()
     if not balanced_layers:
         return z.new_zeros(()), z
@@ -82,9 +85,7 @@ def routing_sums(statistics: Mapping[str, RoutingStatistics]) -> dict[str, Tenso
 
 
 def log_routing_metrics(logging_outputs: list[dict[str, Any]]) -> None:
-    """Log each layer's metrics ("encoder.1_imbalance"), their means over the layers ("moe_imbalance"), and the balance
-    loss.
-    """
+    """Log each layer's metrics ("encoder.1_imbalance") and their means over the layers ("moe_imbalance")."""
     sums: dict[str, dict[str, Tensor]] = {}
     for key in {key for log in logging_outputs for key in log if key.startswith(_PREFIX)}:
         _, layer, name = key.split("|")
@@ -93,11 +94,11 @@ def log_routing_metrics(logging_outputs: list[dict[str, Any]]) -> None:
     layers = {layer: RoutingStatistics(**sums[layer]) for layer in sorted(sums)}
     if not layers:
         return
-    for metric, compute in METRICS.items():
+    # One transfer for all values, since each makes the processor wait for a GPU.
+    table = torch.stack([compute(sums).float() for compute in METRICS.values() for sums in layers.values()])
+    rows = table.view(len(METRICS), len(layers)).tolist()
+    for metric, row in zip(METRICS, rows):
         scale = 100.0 if metric == "dropped" else 1.0
-        values = {layer: scale * float(compute(statistics)) for layer, statistics in layers.items()}
-        for layer, value in values.items():
-            metrics.log_scalar(f"{layer}_{metric}", value, priority=2000, round=3)
-        metrics.log_scalar(f"moe_{metric}", sum(values.values()) / len(values), priority=500, round=3)
-    losses = [float(balance_loss(statistics)) for statistics in layers.values()]
-    metrics.log_scalar("moe_balance_loss", sum(losses) / len(losses), priority=500, round=3)
+        for layer, value in zip(layers, row):
+            metrics.log_scalar(f"{layer}_{metric}", scale * value, priority=2000, round=3)
+        metrics.log_scalar(f"moe_{metric}", scale * sum(row) / len(row), priority=500, round=3)

@@ -33,16 +33,17 @@ class TaskIds(nn.Module):
             raise UserError(f"--moe-task-id must be one of {', '.join(TASK_ID_KINDS)}, but is {kind!r}")
         self.kind = kind
         self.languages = list(languages)
-        self.names = sorted(set(pairs)) if kind == "pair" else list(languages)
+        pairs = sorted(set(pairs)) if kind == "pair" else []
+        self.num_tasks = len(pairs) if kind == "pair" else len(languages)
         table = torch.full((len(languages), len(languages)), -1, dtype=torch.long)
-        for task, pair in enumerate(self.names if kind == "pair" else []):
+        for task, pair in enumerate(pairs):
             source, target = pair.split("-")
             table[self.languages.index(source), self.languages.index(target)] = task
-        # Derived from the options, hence not part of a checkpoint.
-        self.register_buffer("task_of_pair", table, persistent=False)
+        # Part of the checkpoint: which pair is which task must not depend on the --lang-pairs of a later command.
+        self.register_buffer("task_of_pair", table, persistent=kind == "pair")
 
     def __len__(self) -> int:
-        return len(self.names)
+        return self.num_tasks
 
     def forward(self, source_B: Tensor, target_B: Tensor) -> Tensor:
         """Return the task id of each sentence, ``(B,)``.
@@ -61,8 +62,12 @@ class TaskIds(nn.Module):
         task_B = self.task_of_pair[source_B, target_B]
         if task_B.numel() and int(task_B.min()) < 0:
             row = int(task_B.argmin())
-            pair = f"{self.languages[int(source_B[row])]}-{self.languages[int(target_B[row])]}"
+            known = [self._name(source, target) for source, target in (self.task_of_pair >= 0).nonzero()]
             raise UserError(
-                f"--moe-task-id pair knows only the trained pairs, and {pair} is not among them: {', '.join(self.names)}"
+                f"--moe-task-id pair knows only the trained pairs, and {self._name(source_B[row], target_B[row])} is "
+                f"not among them: {', '.join(known)}"
             )
         return task_B
+
+    def _name(self, source: Tensor, target: Tensor) -> str:
+        return f"{self.languages[int(source)]}-{self.languages[int(target)]}"

@@ -25,7 +25,7 @@ _BASE = {
     "encoder_layers": 6,
     "decoder_layers": 6,
 }
-# P1 and P3: 24 encoder and 12 decoder layers, every other one with experts, top-1 (papers.md of P3, section 3.1).
+# P1 and P3: 24 encoder and 12 decoder layers, every other one with experts, top-1 (P3, section 3.1).
 _ZCODE = {
     **_SHARED,
     "encoder_embed_dim": 1024,

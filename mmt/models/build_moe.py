@@ -38,6 +38,7 @@ def build_moe_layer(cfg: Any, side: str, num_tasks: int) -> MoELayer:
             num_experts=cfg.moe_experts,
             model_dim=dims.embed_dim,
             ffn_dim=dims.ffn_embed_dim,
+            activation=cfg.activation_fn,
             dropout=cfg.activation_dropout,
         ),
     )

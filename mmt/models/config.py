@@ -9,6 +9,7 @@ here, field by field.
 import argparse
 import ast
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -16,14 +17,16 @@ from typing import Any, Optional
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models.transformer import TransformerConfig
 from fairseq.models.transformer.transformer_config import DecoderConfig, EncDecBaseConfig, QuantNoiseConfig
-
 from omegaconf import DictConfig
 
 from mmt.data.task_ids import TASK_ID_KINDS
 from mmt.errors import UserError
+from mmt.modules.dispatch import DROP_POLICIES
+from mmt.modules.experts import ACTIVATIONS
+
+logger = logging.getLogger(__name__)
 
 ROUTINGS = ("dense", "token", "sentence", "task")
-DROP_POLICIES = ("random", "probability", "position")
 
 # Widths that follow from others unless they are given.
 DERIVED = {
@@ -137,15 +140,37 @@ def validate(config: Any) -> None:
         raise UserError(
             f"--moe-experts is {config.moe_experts}, but --encoder-routing and --decoder-routing are both 'dense'"
         )
-    if config.moe_capacity_factor is not None and config.moe_capacity_factor <= 0:
+    if config.moe_capacity_factor is not None and not config.moe_capacity_factor > 0:
         raise UserError(
             f"--moe-capacity-factor must be above 0, but is {config.moe_capacity_factor}; leave it out for "
             f"dropless experts"
         )
     if not 0 <= config.moe_input_jitter < 1:
         raise UserError(f"--moe-input-jitter must be in [0, 1), but is {config.moe_input_jitter}")
-    if config.activation_fn != "relu":
-        raise UserError(f"--activation-fn must be 'relu' with --moe-experts, but is {config.activation_fn!r}")
+    if config.activation_fn not in ACTIVATIONS:
+        raise UserError(
+            f"--activation-fn must be one of {', '.join(ACTIVATIONS)} with --moe-experts, but is "
+            f"{config.activation_fn!r}"
+        )
+    for option in ("offload_activations", "quant_noise_pq"):
+        if getattr(config, option):
+            raise UserError(f"--{option.replace('_', '-')} does not work with --moe-experts: leave it out")
+    _warn_of_options_without_effect(config)
+
+
+def _warn_of_options_without_effect(config: Any) -> None:
+    """Warn only: a recipe may set them for all of its routings. But nobody shall wait for them to work."""
+    routings = {config.encoder_routing, config.decoder_routing}
+    without_effect = {
+        "--moe-drop-policy without --moe-capacity-factor": config.moe_capacity_factor is None
+        and config.moe_drop_policy != "random",
+        "--moe-input-jitter without token or sentence routing": config.moe_input_jitter > 0
+        and not routings & {"token", "sentence"},
+        "--moe-task-id without task routing": config.moe_task_id != "target" and "task" not in routings,
+    }
+    for option, is_set in without_effect.items():
+        if is_set:
+            logger.warning("%s has no effect", option)
 
 
 def nested_config(config: Any) -> TransformerConfig:

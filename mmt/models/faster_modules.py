@@ -4,8 +4,8 @@ from fairseq import modules
 from fairseq.modules.fairseq_dropout import FairseqDropout
 from torch import nn
 
-from mmt.modules.attention import MultiheadAttention
-from mmt.modules.dropout import Dropout
+from mmt.models.attention import MultiheadAttention
+from mmt.models.dropout import Dropout
 
 _FASTER: dict[type[nn.Module], type[nn.Module]] = {
     modules.MultiheadAttention: MultiheadAttention,

@@ -94,8 +94,8 @@ class _MoESublayer:
 class MoETransformerEncoderLayer(_MoESublayer, TransformerEncoderLayerBase):
     """fairseq's encoder layer with experts as its feed-forward part."""
 
-    def __init__(self, cfg: Any, name: str, moe: MoELayer, state: RoutingState, return_fc: bool = False) -> None:
-        super().__init__(cfg, return_fc=return_fc)
+    def __init__(self, cfg: Any, name: str, moe: MoELayer, state: RoutingState) -> None:
+        super().__init__(cfg)
         self._install(name, moe, state, cfg.checkpoint_activations)
 
 

@@ -56,13 +56,12 @@ class CapacityDispatch(nn.Module):
         drop_policy: whom an overfull expert keeps. "random": a uniformly random subset (Random Token Selection, Kim
             et al. 2021); "probability": the most probable routes (batch-prioritised routing, Riquelme et al. 2021);
             "position": the first ones.
-        min_capacity: lower bound, for tiny batches.
 
     Raises:
         ValueError: if an argument is out of range.
     """
 
-    def __init__(self, capacity_factor: float, drop_policy: str = "random", *, min_capacity: int = 1) -> None:
+    def __init__(self, capacity_factor: float, drop_policy: str = "random") -> None:
         super().__init__()
         if not capacity_factor > 0:
             raise ValueError(f"--moe-capacity-factor must be above 0, but is {capacity_factor}.")
@@ -70,12 +69,11 @@ class CapacityDispatch(nn.Module):
             raise ValueError(f"--moe-drop-policy must be one of {', '.join(DROP_POLICIES)}, but is {drop_policy!r}.")
         self.capacity_factor = capacity_factor
         self.drop_policy = drop_policy
-        self.min_capacity = min_capacity
 
     def capacity(self, num_routes: int, num_experts: int) -> int:
         """Return how many of ``num_routes`` = T * K routes one expert takes."""
         # Rounded before ceil, so that 1.1 * 100 / 10 is 11 and not 12.
-        return max(self.min_capacity, math.ceil(round(self.capacity_factor * num_routes / num_experts, 6)))
+        return max(1, math.ceil(round(self.capacity_factor * num_routes / num_experts, 6)))
 
     def forward(self, routing: Routing) -> Dispatch:
         """Sort the routes by expert, and in training drop those beyond the capacity."""

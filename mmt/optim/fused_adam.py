@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdamConfig
-
-# fairseq keeps learning rates as lists and betas as strings such as "(0.9, 0.98)".
 from omegaconf import OmegaConf
+
+from mmt.errors import UserError
 
 
 @register_optimizer("fused_adam", dataclass=FairseqAdamConfig)
@@ -20,15 +20,21 @@ class FusedAdam(FairseqOptimizer):
 
     def __init__(self, cfg: FairseqAdamConfig, params: list[torch.nn.Parameter]) -> None:
         super().__init__(cfg)
+        for option in ("use_old_adam", "fp16_adam_stats"):
+            if getattr(cfg, option, False):
+                raise UserError(f"--{option.replace('_', '-')} does not work with --optimizer fused_adam: use adam")
         self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
-        """The arguments of ``torch.optim.AdamW``; they also override those of a loaded checkpoint."""
+        """The arguments of ``torch.optim.AdamW``.
+
+        A training that goes on takes all but the learning rate from its checkpoint, as with fairseq's ``adam``;
+        ``--optimizer-overrides`` changes them.
+        """
+        lr = self.cfg.lr
         return {
-            "lr": float(
-                self.cfg.lr[0] if OmegaConf.is_list(self.cfg.lr) or isinstance(self.cfg.lr, list) else self.cfg.lr
-            ),
+            "lr": float(lr[0] if OmegaConf.is_list(lr) or isinstance(lr, list) else lr),  # fairseq's are lists
             "betas": parse_betas(self.cfg.adam_betas),
             "eps": float(self.cfg.adam_eps),
             "weight_decay": float(self.cfg.weight_decay),
@@ -43,10 +49,13 @@ def parse_betas(text: Any) -> tuple[float, float]:
     """Turn "(0.9, 0.98)", "0.9,0.98" or a pair of numbers into two floats.
 
     Raises:
-        ValueError: if ``text`` does not hold two numbers in [0, 1).
+        UserError: if ``text`` does not hold two numbers in [0, 1).
     """
-    parts = str(text).strip("()[] ").split(",") if isinstance(text, str) else list(text)
-    betas = tuple(float(part) for part in parts)
-    if len(betas) != 2 or not all(0.0 <= beta < 1.0 for beta in betas):
-        raise ValueError(f"--adam-betas must be two numbers in [0, 1) such as '(0.9, 0.98)', but is {text!r}")
-    return betas[0], betas[1]
+    parts = text.strip("()[] ").split(",") if isinstance(text, str) else list(text)
+    try:
+        first, second = (float(part) for part in parts)
+    except ValueError:  # not numbers, or not two
+        first = second = -1.0
+    if not (0.0 <= first < 1.0 and 0.0 <= second < 1.0):
+        raise UserError(f"--adam-betas must be two numbers in [0, 1) such as '(0.9, 0.98)', but is {text!r}")
+    return first, second

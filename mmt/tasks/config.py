@@ -4,6 +4,8 @@ dataclass so that Hydra knows them, and a few more.
 
 import argparse
 import ast
+import dataclasses
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Optional
 
 from fairseq.data.indexed_dataset import get_available_dataset_impl
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import II, MISSING, DictConfig, OmegaConf
 
 from mmt.errors import UserError
@@ -206,6 +209,25 @@ def parse_lang_pairs(text: str | None, folder: Path) -> list[str]:
         if len(pair.split("-")) != 2 or not all(pair.split("-")):
             raise UserError(f"--lang-pairs: {pair!r} is not of the form source-target, such as en-de")
     return pairs
+
+
+def parse_generation_options(text: str) -> dict[str, Any]:
+    """Parse ``--eval-bleu-args``.
+
+    Raises:
+        UserError: if it is no JSON dictionary, or names an option that fairseq's generation does not have.
+    """
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError:
+        options = None
+    if not isinstance(options, dict):
+        raise UserError(f"--eval-bleu-args must be a JSON dictionary such as '{{\"beam\": 4}}', but is {text!r}")
+    known = {field.name for field in dataclasses.fields(GenerationConfig)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise UserError(f"--eval-bleu-args: fairseq's generation has no option {unknown[0]!r}")
+    return options
 
 
 def _parse_dictionary(option: str, text: str | None) -> dict[str, Any] | None:

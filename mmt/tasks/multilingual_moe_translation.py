@@ -4,6 +4,7 @@ sentence.
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from mmt.data.language_ids import LanguageIdDataset
 from mmt.errors import UserError
-from mmt.tasks.config import MultilingualMoETranslationConfig, as_fairseq_arguments
+from mmt.tasks.config import MultilingualMoETranslationConfig, as_fairseq_arguments, parse_generation_options
 from mmt.tasks.validation_scores import KEY as SCORE_SUMS
 from mmt.tasks.validation_scores import ValidationScores
 
@@ -92,6 +93,12 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
                     raise UserError(
                         f"unknown language {language!r} in {pair}; the languages are {', '.join(languages)}"
                     )
+        if args.eval_bleu and args.decoder_langtok and args.lang_tok_replacing_bos_eos:
+            raise UserError(
+                "--eval-bleu does not work with --decoder-langtok --lang-tok-replacing-bos-eos: a validation batch "
+                "holds several target languages, but fairseq's search begins all its sentences with the same token"
+            )
+        parse_generation_options(args.eval_bleu_args)
         if args.fixed_dictionary is None and args.source_dict is None:
             folder = Path(args.data.split(":")[0])
             missing = [language for language in languages if not (folder / f"dict.{language}.txt").is_file()]
@@ -113,13 +120,23 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
     # What a checkpoint remembers of the data that its embeddings stand for.
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what must be the same wherever the model is used: the languages and a hash of the dictionaries."""
+        """Return what must be the same wherever the model is used: the languages, a hash of the dictionaries, and the
+        trained directions.
+        """
         symbols = [self.source_dictionary.symbols, self.target_dictionary.symbols]
         digest = hashlib.sha256(json.dumps(symbols).encode()).hexdigest()
-        return {**super().state_dict(), "languages": list(self.langs), "dictionary_sha256": digest}
+        return {
+            **super().state_dict(),
+            "languages": list(self.langs),
+            "dictionary_sha256": digest,
+            "lang_pairs": list(self.trained_lang_pairs),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that the data folder is the one that the checkpoint was trained with.
+
+        A model that is used, not trained, has the directions it was trained with, whatever ``--lang-pairs`` says now:
+        with ``--moe-task-id pair`` they are its tasks.
 
         Raises:
             UserError: if the languages, their order or the dictionaries differ.
@@ -127,6 +144,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         state, own = dict(state_dict), self.state_dict()
         languages = state.pop("languages", own["languages"])  # older checkpoints have neither
         digest = state.pop("dictionary_sha256", own["dictionary_sha256"])
+        trained_lang_pairs = state.pop("lang_pairs", own["lang_pairs"])
         if list(languages) != own["languages"]:
             raise UserError(
                 f"the languages do not fit the checkpoint: its languages are {', '.join(languages)}, those of "
@@ -137,6 +155,8 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
                 f"the dictionary does not fit the checkpoint: {self.args.data} has other words, or the same in another "
                 "order; use the data folder (dict.txt, lang_list.txt) that the model was trained with"
             )
+        if not self.training:
+            self.trained_lang_pairs = list(trained_lang_pairs)
         super().load_state_dict(state)
 
     # The languages of every sentence.
@@ -148,6 +168,8 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         net_input = dict(sample["net_input"])
         source, target = net_input.get("src_lang_id"), sample.get("tgt_lang_id", net_input.get("tgt_lang_id"))
         if source is None or target is None:
+            if self.args.source_lang is None or self.args.target_lang is None:
+                raise UserError("--source-lang and --target-lang are needed to translate text without languages")
             shape = (net_input["src_tokens"].size(0), 1)
             source = net_input["src_tokens"].new_full(shape, self.langs.index(self.args.source_lang))
             target = net_input["src_tokens"].new_full(shape, self.langs.index(self.args.target_lang))
@@ -182,7 +204,8 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         model.train()
         model.set_num_updates(update_num)
         with torch.autograd.profiler.record_function("forward"), self._autocast(model):
-            loss, sample_size, logging_output = criterion(model, self._with_language_ids(sample))
+            sample = {**self._with_language_ids(sample), "is_dummy": ignore_grad}
+            loss, sample_size, logging_output = criterion(model, sample)
         if ignore_grad:
             loss, sample_size = loss * 0, sample_size * 0
             logging_output = {key: value * 0 for key, value in logging_output.items()}
@@ -217,7 +240,9 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
     # Scores during validation.
 
     def _score_batch(self, sample: dict[str, Any], model: nn.Module) -> Tensor:
-        generator = self._validation_generator(model)
+        options = {"beam": 1, "max_len_a": 1.5, "max_len_b": 10, **parse_generation_options(self.args.eval_bleu_args)}
+        args = type("GenerationOptions", (), {**options, "keep_inference_langtok": True})
+        generator = self.build_generator([model], args)
         # The target's own language token is forced, since one batch holds several target languages.
         prefix_tokens = sample["target"][:, :1] if self.args.langtoks["main"][1] else None
         with torch.no_grad():
@@ -233,19 +258,9 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
             logger.info("%s example reference: %s", directions[0], references[0])
         return self.validation_scores.sums(hypotheses, references, directions)
 
-    def _validation_generator(self, model: nn.Module) -> Any:
-        try:
-            options = json.loads(self.args.eval_bleu_args)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"--eval-bleu-args must be JSON such as '{{\"beam\": 4}}', but is {self.args.eval_bleu_args!r}"
-            ) from error
-        options = {"beam": 1, "max_len_a": 1.5, "max_len_b": 10, **options}
-        args = type("GenerationOptions", (), {**options, "keep_inference_langtok": True})
-        return self.build_generator([model], args)
-
+    @functools.cached_property
     def language_tokens(self) -> set[int]:
-        """Return the dictionary indices of all target-language tokens."""
+        """The dictionary indices of all target-language tokens."""
         spec = self.args.langtoks["main"][1]
         if not spec:
             return set()
@@ -255,7 +270,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
 
     def detokenize(self, tokens: Tensor) -> str:
         """Turn target token ids ``(S,)`` into plain text, without language tokens, end-of-sentence and padding."""
-        special = self.language_tokens() | {
+        special = self.language_tokens | {
             self.target_dictionary.pad(),
             self.target_dictionary.eos(),
             self.target_dictionary.bos(),

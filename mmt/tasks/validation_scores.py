@@ -45,6 +45,7 @@ class ValidationScores:
     def __init__(self, directions: Sequence[str]) -> None:
         self.directions = list(directions)
         self._rows = {direction: row for row, direction in enumerate(self.directions)}
+        self._last: tuple[bytes, dict[str, float]] = b"", {}
 
     def sums(self, hypotheses: Sequence[str], references: Sequence[str], directions: Sequence[str]) -> Tensor:
         """Return the sums of one batch whose i-th sentence was translated in ``directions[i]``, in float64."""
@@ -71,12 +72,19 @@ class ValidationScores:
             scores[metric] = sum(scores[f"{metric}_{direction}"] for direction in seen) / max(len(seen), 1)
         return scores
 
+    def _scores_once(self, table: Tensor) -> dict[str, float]:
+        """Return ``scores(table)``. fairseq asks for each of them one by one."""
+        key = table.cpu().numpy().tobytes()
+        if self._last[0] != key:
+            self._last = key, self.scores(table)
+        return self._last[1]
+
     def log(self, table: Tensor) -> None:
         """Log a batch's sums; the scores that fairseq shows are computed from all sums of the validation."""
         metrics.log_scalar(KEY, table)
 
         def derive(name: str) -> None:
-            metrics.log_derived(name, lambda meters: round(self.scores(meters[KEY].sum).get(name, 0.0), 2))
+            metrics.log_derived(name, lambda meters: round(self._scores_once(meters[KEY].sum).get(name, 0.0), 2))
 
         for metric in ("bleu", "chrf"):
             derive(metric)

@@ -34,6 +34,17 @@ def test_loss_and_gradients_equal_those_of_fairseq(
     torch.testing.assert_close(weight.grad, expected_gradients[1])
 
 
+def test_without_gradients_none_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, weight = torch.randn(4, 5), torch.nn.Parameter(torch.randn(11, 5))
+    expected = project_and_score(features, weight, torch.arange(4), 0.1)
+    monkeypatch.setattr(fused_cross_entropy._ProjectAndScore, "apply", None)
+
+    with torch.no_grad():
+        found = project_and_score(features, weight, torch.arange(4), 0.1)
+
+    torch.testing.assert_close(found, expected)
+
+
 def test_no_token_at_all_gives_zero_loss_and_zero_gradients() -> None:
     features, weight = torch.randn(0, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
 

@@ -56,6 +56,13 @@ def test_what_is_no_whole_catalog_is_refused(data: bytes) -> None:
         list(read_mo(data))
 
 
+def test_bytes_of_another_character_set_are_marked_and_an_unknown_one_is_refused() -> None:
+    data = mo_catalog({"A greeting": "Gr\u00fc\u00dfe"}, charset="iso-8859-1").replace(b"iso-8859-1", b"utf-8     ")
+    assert dict(read_mo(data)) == {"A greeting": "Gr\ufffd\ufffde"}
+    with pytest.raises(DataError, match="unknown character set 'utf-9'"):
+        list(read_mo(mo_catalog(MESSAGES).replace(b"charset=utf-8", b"charset=utf-9")))
+
+
 @pytest.mark.parametrize("version", [4, 5])
 def test_pack_gives_strings_by_number_and_no_aliases(version: int) -> None:
     strings = {7: "Datei öffnen", 9: "", 300: "सेटिंग"}

@@ -1,6 +1,6 @@
 """The whole model: what its output may and may not depend on."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +10,8 @@ from mmt.errors import UserError
 from mmt.models import build_moe
 from mmt.models.config import MoETransformerConfig, nested_config
 from mmt.modules.router import TokenRouter
+from mmt.tasks.config import MultilingualMoETranslationConfig
+from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
 from tests.models.tiny import TINY, batch, tiny_model, tiny_task
 
 ROUTINGS = ["token", "sentence", "task"]
@@ -97,6 +99,17 @@ def test_pair_tasks_refuse_a_pair_that_was_not_trained_by_name() -> None:
         model(**batch(SOURCES, TARGETS, source_language=1, target_language=2))
 
 
+def test_pair_tasks_keep_their_experts_when_fewer_pairs_are_named_later() -> None:
+    trained = moe("task", moe_task_id="pair")
+    task = tiny_task()
+    task.trained_lang_pairs = ["fr-en", "en-fr", "fr-de", "de-fr"]
+    options = {"moe_experts": 4, "encoder_routing": "task", "decoder_routing": "task", "moe_task_id": "pair"}
+    later = type(trained).build_model(MoETransformerConfig(**TINY, **options), task).eval()
+    later.load_state_dict(trained.state_dict())
+    sample = batch(SOURCES, TARGETS, source_language=1, target_language=0)
+    torch.testing.assert_close(later(**sample)[0], trained(**sample)[0])
+
+
 def test_beam_search_reorders_what_decoder_routers_need() -> None:
     model = moe("sentence")
     sample = batch(SOURCES, TARGETS)
@@ -128,7 +141,10 @@ def test_checkpointed_activations_keep_the_gradient_of_the_balance_loss() -> Non
         ({"encoder_routing": "dense", "decoder_routing": "dense"}, "both 'dense'"),
         ({"moe_capacity_factor": 0.0}, r"--moe-capacity-factor must be above 0, but is 0\.0"),
         ({"moe_input_jitter": 1.5}, r"--moe-input-jitter must be in \[0, 1\), but is 1\.5"),
-        ({"activation_fn": "gelu"}, "--activation-fn must be 'relu'"),
+        ({"moe_capacity_factor": float("nan")}, "--moe-capacity-factor must be above 0, but is nan"),
+        ({"activation_fn": "tanh"}, "--activation-fn must be one of relu, gelu, swish with .* but is 'tanh'"),
+        ({"offload_activations": True}, "--offload-activations does not work with --moe-experts"),
+        ({"quant_noise_pq": 0.1}, "--quant-noise-pq does not work with --moe-experts"),
         (
             {"encoder_xformers_att_config": "__import__('os').getcwd()"},
             "--encoder-xformers-att-config must be a literal",
@@ -138,6 +154,30 @@ def test_checkpointed_activations_keep_the_gradient_of_the_balance_loss() -> Non
 def test_wrong_options_are_refused_by_name(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         tiny_model(moe_experts=4, **options)
+
+
+@pytest.mark.parametrize(
+    "routing, options, message",
+    [
+        ("token", {"moe_drop_policy": "position"}, "--moe-drop-policy without --moe-capacity-factor has no effect"),
+        ("task", {"moe_input_jitter": 0.01}, "--moe-input-jitter without token or sentence routing has no effect"),
+        ("sentence", {"moe_task_id": "pair"}, "--moe-task-id without task routing has no effect"),
+        ("task", {"moe_task_id": "pair", "moe_capacity_factor": 1.0, "moe_drop_policy": "position"}, None),
+    ],
+)
+def test_options_without_effect_are_named_in_a_warning(
+    routing: str, options: dict, message: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    moe(routing, **options)
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("mmt")] == (
+        [message] if message else []
+    )
+
+
+def test_experts_use_the_activation_of_the_model() -> None:
+    outputs = [moe("token", activation_fn=name)(**batch(SOURCES, TARGETS))[0] for name in ("relu", "gelu")]
+    assert moe("token", activation_fn="gelu").encoder.layers[1].moe.experts.activation == "gelu"
+    assert not torch.allclose(*outputs)
 
 
 def test_a_router_that_looks_at_the_whole_batch_is_refused_in_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +198,7 @@ def test_a_dictionary_that_does_not_fit_the_checkpoint_is_refused_with_both_size
         large.load_state_dict(small.state_dict())
 
 
-def test_the_stand_in_task_has_what_the_real_one_has() -> None:
-    from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask as Task
-
-    assert isinstance(tiny_task(), SimpleNamespace)
-    assert hasattr(Task, "source_dictionary") and hasattr(Task, "target_dictionary")
+def test_the_stand_in_task_has_what_the_real_one_has(toy_data: Path) -> None:
+    config = MultilingualMoETranslationConfig(data=str(toy_data), train_subset="train", dataset_impl="mmap", seed=1)
+    real = MultilingualMoETranslationTask.setup_task(config)
+    assert all(hasattr(real, name) for name in vars(tiny_task()))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 
+from mmt.errors import UserError
 from mmt.optim.fused_adam import FusedAdam, parse_betas
 
 
@@ -37,5 +38,11 @@ def test_state_survives_saving_and_loading() -> None:
 
 @pytest.mark.parametrize("text", ["0.9", "(0.9, 1.5)", "(a, b)", "__import__('os').getcwd()"])
 def test_betas_that_are_not_two_numbers_are_refused(text: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError, match="--adam-betas must be two numbers in .* but is"):
         parse_betas(text)
+
+
+@pytest.mark.parametrize("option", ["use_old_adam", "fp16_adam_stats"])
+def test_options_of_fairseqs_own_kernels_are_refused(option: str) -> None:
+    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} does not work with --optimizer fused_adam"):
+        FusedAdam(FairseqAdamConfig(lr=[0.01], **{option: True}), [torch.nn.Parameter(torch.ones(1))])

@@ -46,22 +46,12 @@ def updates(result: subprocess.CompletedProcess[str]) -> list[int]:
     return [int(number) for number in re.findall(r"epoch \d+: .* num_updates=(\d+)", result.stdout + result.stderr)]
 
 
-@pytest.fixture(scope="module")
-def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two languages of the shipped sample corpus, binarized."""
-    data = tmp_path_factory.mktemp("data")
-    options = ["--recipe", "demo", "--preset", "sample", "--languages", "en,de,ru", "--vocab-size", "1000"]
-    options += ["--max-pairs", "500", "--jobs", "1", "--data", str(data)]
-    run([sys.executable, "-m", "data_prep.run", *options])
-    return data / "demo" / "sample" / "bin"
-
-
 @pytest.fixture(autouse=True)
 def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
 
 
-@pytest.mark.parametrize(("recipe", "routing"), zip(RECIPES, cycle(["dense", "sentence", "task", "token_task"])))
+@pytest.mark.parametrize(("recipe", "routing"), list(zip(RECIPES, cycle(["dense", "sentence", "task", "token_task"]))))
 def test_every_recipe_runs_two_updates(
     recipe: str, routing: str, sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

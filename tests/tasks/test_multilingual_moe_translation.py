@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sacrebleu
 import torch
 from fairseq.data import FairseqDataset
 
@@ -76,6 +77,20 @@ def test_inference_batches_carry_the_current_direction(toy_data: Path) -> None:
     assert task._with_language_ids(bare)["net_input"]["tgt_lang_id"].tolist() == [[LANGUAGES.index("en")]]
 
 
+def test_text_without_languages_needs_a_direction(toy_data: Path) -> None:
+    bare = {"net_input": {"src_tokens": torch.tensor([[5, 6, 2]]), "src_lengths": torch.tensor([3])}}
+    with pytest.raises(UserError, match="--source-lang and --target-lang are needed"):
+        make_task(toy_data)._with_language_ids(bare)
+
+
+def test_a_model_that_is_used_has_the_directions_that_it_was_trained_with(toy_data: Path) -> None:
+    state = make_task(toy_data).state_dict()
+    used = make_task(toy_data, lang_pairs="en-aa", source_lang="en", target_lang="aa")
+    used.training = False
+    used.load_state_dict(state)
+    assert used.trained_lang_pairs == ["en-aa", "aa-en", "en-bb", "bb-en"]
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -85,6 +100,12 @@ def test_inference_batches_carry_the_current_direction(toy_data: Path) -> None:
         ({"source_lang": "en"}, "--source-lang and --target-lang go together"),
         ({"lang_dict": "/nowhere/langs.txt"}, "--lang-dict /nowhere/langs.txt: no such file"),
         ({"langtoks": "__import__('os').getcwd()"}, "--langtoks must be a dictionary"),
+        ({"eval_bleu_args": "[1]"}, "--eval-bleu-args must be a JSON dictionary such as .* but is '\\[1\\]'"),
+        ({"eval_bleu_args": '{"beams": 4}'}, "--eval-bleu-args: fairseq's generation has no option 'beams'"),
+        (
+            {"eval_bleu": True, "lang_tok_replacing_bos_eos": True},
+            "--eval-bleu does not work with --decoder-langtok --lang-tok-replacing-bos-eos",
+        ),
         ({"left_pad_source": "__import__('os').getcwd()"}, "--left-pad-source must be True or False"),
     ],
 )
@@ -103,8 +124,6 @@ def test_a_missing_folder_split_and_language_are_named(toy_data: Path, tmp_path:
 
 
 def test_scores_of_a_validation_are_sacrebleus_over_all_batches(toy_data: Path) -> None:
-    import sacrebleu
-
     scores = make_task(toy_data).validation_scores
     hypotheses = ["the cat sat on the mat", "a dog", "one two three four five"]
     references = ["the cat sat on a mat", "a dog barks", "one two three four six"]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmt.modules.dropout import Dropout
+from mmt.models.dropout import Dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 0.5])

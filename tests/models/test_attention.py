@@ -8,7 +8,7 @@ import torch
 from fairseq import modules
 from torch import Tensor
 
-from mmt.modules.attention import MultiheadAttention, additive_mask
+from mmt.models.attention import MultiheadAttention, additive_mask
 
 LENGTH, SENTENCES, DIM = 5, 3, 8
 

@@ -1,0 +1,56 @@
+"""What the trainer adds to fairseq's, through the real command."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.system.commands import ROUTINGS, records, run, train, train_command
+from tests.toy_data import write_toy_data
+
+SHORT = [*ROUTINGS["token_task"], "--max-update", "3", "--disable-validation"]
+
+
+def test_bf16_trains_float32_parameters(toy_data: Path, tmp_path: Path) -> None:
+    exact = train(toy_data, tmp_path / "fp32", *SHORT)
+    rounded = train(toy_data, tmp_path / "bf16", *SHORT, "--bf16")
+    checkpoint = torch.load(tmp_path / "bf16" / "checkpoint_last.pt")
+    assert {tensor.dtype for tensor in checkpoint["model"].values() if tensor.is_floating_point()} == {torch.float32}
+    state = checkpoint["last_optimizer_state"]["state"]
+    assert {parameter["exp_avg"].dtype for parameter in state.values()} == {torch.float32}
+    losses = [[float(record["loss"]) for record in records(result, "train_inner")] for result in (exact, rounded)]
+    assert losses[0] != losses[1]  # bfloat16 took part
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--encoder-ffn-embed-dim", "96"], "does not fit the model that the options describe: "),
+        (["--langs", "aa,en,bb"], "the languages do not fit the checkpoint: its languages are en, aa, bb, those of"),
+    ],
+)
+def test_a_training_that_goes_on_with_other_options_is_refused(
+    change: list[str], message: str, toy_data: Path, tmp_path: Path
+) -> None:
+    train(toy_data, tmp_path, *SHORT)
+    refused = run(train_command(toy_data, tmp_path, *SHORT, *change))
+    assert refused.returncode == 2
+    assert message in refused.stderr.splitlines()[-1]
+
+
+def test_a_training_that_goes_on_with_another_dictionary_is_refused(toy_data: Path, tmp_path: Path) -> None:
+    other = write_toy_data(tmp_path / "other", train_size=50)
+    lines = (other / "dict.txt").read_text().splitlines()
+    (other / "dict.txt").write_text("\n".join([lines[1], lines[0], *lines[2:]]) + "\n")
+    train(toy_data, tmp_path / "run", *SHORT)
+    refused = run(train_command(other, tmp_path / "run", *SHORT))
+    assert refused.returncode == 2
+    assert "the dictionary does not fit the checkpoint" in refused.stderr.splitlines()[-1]
+
+
+def test_patience_goes_on_counting_where_the_training_stopped(toy_data: Path, tmp_path: Path) -> None:
+    options = [*ROUTINGS["dense"], "--lr", "0", "--validate-interval-updates", "5", "--patience", "3"]
+    train(toy_data, tmp_path, *options, "--max-update", "10")  # the best at 5, the first without improvement at 10
+    resumed = train(toy_data, tmp_path, *options, "--max-update", "100")  # the second at 15, the third at 20
+    assert int(records(resumed, "train_inner")[-1]["num_updates"]) == 20
