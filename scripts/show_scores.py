@@ -3,8 +3,9 @@
 
     python scripts/show_scores.py dense=runs/software6/full/dense/results token=... --plot docs/scores.svg
 
-Each argument is LABEL=FOLDER, a folder that `mmt evaluate` has written. Baselines come from the first one. --plot needs
-matplotlib: pip install -e '.[report]'
+Each argument is LABEL=FOLDER, a folder that `mmt evaluate` has written. Baselines come from the first one. If a folder
+has a file compared.jsonl (`mmt compare FIRST FOLDER --output FOLDER/compared.jsonl`), its differences from the first
+one are shown with their 95% intervals. --plot needs matplotlib: pip install -e '.[report]'
 """
 
 import argparse
@@ -41,10 +42,25 @@ def collect(folders: dict[str, Path], test_set: str, metric: str) -> Scores:
     return {**baselines, **{label: found["model"] for label, found in by_label.items()}}
 
 
-def table(scores: Scores, groups: list[str], metric: str) -> str:
+def differences(folder: Path, test_set: str, metric: str) -> dict[str, str]:
+    """Return what ``mmt compare`` has found, by group of directions, such as "+0.5 [+0.2, +0.8]"."""
+    file = folder / "compared.jsonl"
+    lines = map(json.loads, file.read_text(encoding="utf-8").splitlines()) if file.is_file() else []
+    return {
+        line["group"]: f"{line['delta']:+.1f} [{line['low']:+.1f}, {line['high']:+.1f}]"
+        for line in lines
+        if (line["test_set"], line["metric"]) == (test_set, metric) and "group" in line
+    }
+
+
+def table(scores: Scores, compared: dict[str, dict[str, str]], groups: list[str], metric: str) -> str:
     """Return a Markdown table with a row for each system."""
     header = [METRICS[metric], *(GROUPS[group] for group in groups)]
-    rows = [[label, *(f"{of[group]:.1f}" if group in of else "" for group in groups)] for label, of in scores.items()]
+    rows = []
+    for label, of in scores.items():
+        intervals = compared.get(label, {})
+        rows.append([label])
+        rows[-1] += [f"{of[group]:.1f} {intervals.get(group, '')}".strip() if group in of else "" for group in groups]
     return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
@@ -88,7 +104,8 @@ def main() -> None:
         folders[label] = Path(folder)
     scores = collect(folders, options.test_set, options.metric)
     groups = [group for group in GROUPS if any(group in of for of in scores.values())]
-    print(table(scores, groups, options.metric))
+    compared = {label: differences(folder, options.test_set, options.metric) for label, folder in folders.items()}
+    print(table(scores, compared, groups, options.metric))
     if options.plot:
         plot(scores, groups, options.metric, options.plot)
 
