@@ -43,11 +43,11 @@ def collect(folders: dict[str, Path], test_set: str, metric: str) -> Scores:
 
 
 def differences(folder: Path, test_set: str, metric: str) -> dict[str, str]:
-    """Return what ``mmt compare`` has found, by group of directions, such as "+0.5 [+0.2, +0.8]"."""
+    """Return what ``mmt compare`` has found, by group of directions, such as "(+0.5 [+0.2, +0.8])"."""
     file = folder / "compared.jsonl"
     lines = map(json.loads, file.read_text(encoding="utf-8").splitlines()) if file.is_file() else []
     return {
-        line["group"]: f"{line['delta']:+.1f} [{line['low']:+.1f}, {line['high']:+.1f}]"
+        line["group"]: f"({line['delta']:+.1f} [{line['low']:+.1f}, {line['high']:+.1f}])"
         for line in lines
         if (line["test_set"], line["metric"]) == (test_set, metric) and "group" in line
     }
