@@ -31,5 +31,5 @@ paste <(printf '%s\n' "${sentences[@]}") "$run.translations" |
     'BEGIN { split(languages, name, ",") } { print $1; for (i = 2; i <= NF; i++) printf "  %s  %s\n", name[i - 1], $i }'
 
 step "Done"
-echo "This model is small and has seen little text for minutes."
-echo "What hours bring is in docs/results.md; to try: make data train RECIPE=software6"
+echo "This model is small, and 23,000 sentence pairs are little: the nearest training sentence is still the better translation."
+echo "After an hour on 390,000 pairs a dense model is past it, chrF++ 31.7 against 27.7 (docs/results.md): make data train evaluate RECIPE=software6 ROUTING=dense"
