@@ -32,7 +32,7 @@ help:  ## show this text
 	@echo "  RUN      how long and on what: recipes/RECIPE/run (empty: the recipe's own choice)"
 	@echo "  INPUT    make data: your own text, a folder of train.en-xx.{en,xx} files or a .tsv"
 	@echo "  ARGS     more arguments for the command, such as optimization.max_update=1000"
-	@echo "  DRY=1    print the commands, run nothing"
+	@echo "  DRY=1    print the commands, run nothing (.venv is made, since it knows them)"
 	@echo "  PYTHON   a Python 3.11 or 3.12 ($(PYTHON))"
 	@echo "  TORCH    what pip installs as torch ($(TORCH))"
 
