@@ -6,21 +6,25 @@ soon as fairseq no longer needs it.
 """
 
 import argparse
+import ast
 import contextlib
 import functools
 import logging
 import os
 import pickle
 import sys
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Callable
+from typing import IO, Any, Callable
 
 import numpy as np
 import torch
 from fairseq import checkpoint_utils, options
+from fairseq import utils as fairseq_utils
 from fairseq.data import data_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.logging import progress_bar
 
 from mmt.errors import UserError
 
@@ -30,6 +34,8 @@ DEAD_FLAGS = {
     ("ddp_backend", "fully_sharded"): "--ddp-backend fully_sharded",
     ("ddp_backend", "slowmo"): "--ddp-backend slowmo",
     ("zero_sharding", "os"): "--zero-sharding os",
+    ("use_sharded_state", True): "--use-sharded-state",
+    ("pipeline_model_parallel", True): "--pipeline-model-parallel",
 }
 
 
@@ -37,9 +43,13 @@ def apply() -> None:
     """Apply every workaround once."""
     register_safe_globals()
     install_one_line_errors()
+    fairseq_utils.eval = _literal  # what fairseq.utils calls is looked up in the module first, then among the builtins
     _wrap(options, "parse_args_and_arch", _parse_args_without_traps)
     _wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_with_clear_errors)
+    _wrap(checkpoint_utils, "_torch_persistent_save", _save_once_and_sync)
     _wrap(PathManager, "copy", _copy_at_once)
+    for bar in (progress_bar.BaseProgressBar, progress_bar.JsonProgressBar):
+        _wrap(bar, "_format_stats", _format_without_sums)
     _wrap(data_utils, "batch_by_size", _batch_by_size_without_loss)
     _wrap(distributed_utils, "infer_init_method", _infer_torchrun_before_counting_devices)
     _wrap(distributed_utils, "_infer_torch_distributed_launch_init", _infer_torchrun_on_any_device)
@@ -49,7 +59,11 @@ def _wrap(module: Any, name: str, wrapper: Callable[..., Any]) -> None:
     """Replace ``module.name`` by ``wrapper`` with the original function as its first argument, once."""
     original = getattr(module, name)
     if not hasattr(original, "wrapped_by_mmt"):
-        replacement = functools.wraps(original)(functools.partial(wrapper, original))
+
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            return wrapper(original, *args, **kwargs)
+
         replacement.wrapped_by_mmt = True  # type: ignore[attr-defined]
         setattr(module, name, replacement)
 
@@ -66,6 +80,26 @@ def register_safe_globals() -> None:
     torch.serialization.add_safe_globals([argparse.Namespace, *numpy_classes, *numpy_dtypes])
 
 
+def _literal(text: Any) -> Any:
+    """Stand for ``eval`` in fairseq.utils, which reads lists, dictionaries and booleans among the settings that way:
+    the settings inside a checkpoint must not be able to run code.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"a literal is written as text, but this is {text!r}")  # as eval does; fairseq expects it
+    return ast.literal_eval(text)
+
+
+@contextlib.contextmanager
+def _only_weights() -> Iterator[None]:
+    """Let no environment variable switch off ``weights_only=True``, as guides to fairseq with torch 2.6 advise."""
+    forced = os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    try:
+        yield
+    finally:
+        if forced is not None:
+            os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = forced
+
+
 def _load_checkpoint_with_clear_errors(original: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> Any:
     """Name the file when a checkpoint is missing, truncated, foreign, or holds anything but plain data.
 
@@ -74,7 +108,8 @@ def _load_checkpoint_with_clear_errors(original: Callable[..., Any], path: str, 
     if not os.path.isfile(path):
         raise UserError(f"checkpoint {path} does not exist")
     try:
-        state = original(path, *args, **kwargs)
+        with _only_weights():
+            state = original(path, *args, **kwargs)
     except UserError:
         raise
     except Exception as error:
@@ -94,6 +129,31 @@ def _why_unreadable(path: str, error: Exception) -> str:
     if isinstance(error, (pickle.UnpicklingError, RuntimeError, EOFError, OSError)):
         return "it is truncated or not a checkpoint"
     return "it is not a fairseq checkpoint"  # torch could read it, but fairseq misses its fields
+
+
+def _save_once_and_sync(original: Callable[..., None], state: Any, file: IO[bytes] | str) -> None:
+    """Write a checkpoint once, and to the disk, before it gets its name.
+
+    Where writing fails (a full disk), fairseq goes on in the same file behind what it has written, and a second or
+    third try that succeeds gives the final name to a file that nobody can read.
+    """
+    if isinstance(file, str):
+        original(state, file)  # opens the file and comes back here
+        return
+    torch.save(state, file)
+    file.flush()
+    with contextlib.suppress(OSError):  # not a file of this machine's
+        os.fsync(file.fileno())
+
+
+def _format_without_sums(
+    original: Callable[..., Any], bar: Any, stats: dict[str, Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Show no value whose name begins with an underscore: fairseq keeps them out of sight everywhere but in
+    ``fairseq-validate``, where they are vectors and tables.
+    """
+    shown = {name: value for name, value in stats.items() if not name.startswith("_")}
+    return original(bar, shown, *args, **kwargs)
 
 
 def _copy_at_once(original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False) -> Any:
@@ -185,6 +245,8 @@ def install_one_line_errors() -> None:
     previous = sys.excepthook
     if hasattr(previous, "wrapped_by_mmt"):
         return
+    # Otherwise Hydra (fairseq-hydra-train) prints a traceback of its own, and the hook is never called.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if not isinstance(error, UserError):

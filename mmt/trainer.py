@@ -14,8 +14,10 @@ import torch
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
 
+from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyCriterion
 from mmt.errors import UserError
 from mmt.fairseq_compat import refuse_dead_flags
+from mmt.modules.moe_layer import MoELayer
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +31,20 @@ class MoETrainer(Trainer):
     * ``--amp`` is float16 autocast, as in fairseq.
     * With ``--update-freq N`` a dummy batch weighs nothing, wherever in the group it falls.
     * A process of several that runs out of memory stops the training, instead of leaving the others waiting.
+    * A training goes on with another number of processes where it stopped in the data.
     * ``--patience`` counts on where a resumed training stopped counting.
     * A finished training that is started again ends at once, and leaves its checkpoints as they are.
     """
 
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
         refuse_dead_flags(cfg.distributed_training)
+        has_experts = any(isinstance(module, MoELayer) for module in model.modules())
+        if has_experts and not isinstance(criterion, MoELabelSmoothedCrossEntropyCriterion):
+            logger.warning(
+                "--criterion %s trains without a balance loss, and logs nothing of the experts: use "
+                "moe_label_smoothed_cross_entropy",
+                cfg.criterion._name,
+            )
         self.autocasts = bool(
             cfg.common.bf16 and not cfg.common.memory_efficient_bf16 and hasattr(task, "autocast_dtype")
         )
@@ -42,6 +52,9 @@ class MoETrainer(Trainer):
             task.autocast_dtype = torch.bfloat16
         elif cfg.common.amp and hasattr(task, "autocast_dtype"):
             task.autocast_dtype = torch.float16
+        with open_dict(cfg):
+            # fairseq would broadcast what the first process reads, as a pickle that the others refuse to load.
+            cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
         with self._without_fairseqs_bf16(cfg):
             super().__init__(cfg, task, model, criterion, quantizer)
 
@@ -89,12 +102,14 @@ class MoETrainer(Trainer):
         # fairseq saves the task's state, but hands only the extra state back to a training that is resumed.
         state["extra_state"]["task_state"] = state["task_state"]
         state["extra_state"]["early_stopping"] = dict(vars(_early_stopping()))
+        state["extra_state"]["data_parallel_world_size"] = self.data_parallel_world_size
         return state
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
             extra_state = super().load_checkpoint(filename, *args, **kwargs)
             if extra_state is not None:
+                self._share_data_anew(extra_state)
                 self.task.load_state_dict(extra_state.get("task_state", {}))
                 if not kwargs.get("reset_meters"):
                     vars(_early_stopping()).update(extra_state.get("early_stopping", {}))
@@ -110,6 +125,20 @@ class MoETrainer(Trainer):
                     f"checkpoint {filename} does not fit the model that the options describe: {first[0].strip()}"
                 ) from error
             raise
+
+    def _share_data_anew(self, extra_state: dict[str, Any]) -> None:
+        """Find the place in the data again with another number of processes: fairseq counts batches per process."""
+        before, now = extra_state.get("data_parallel_world_size"), self.data_parallel_world_size
+        position = extra_state["train_iterator"]
+        if before in (None, now) or not position.get("iterations_in_epoch"):
+            return
+        seen = position["iterations_in_epoch"] * before
+        position["iterations_in_epoch"] = seen // now
+        logger.info("going on after %d batches of the epoch with %d processes in place of %d", seen, now, before)
+        if seen % now:
+            logger.warning(
+                "%d batches are not a multiple of %d processes: the last %d are seen again", seen, now, seen % now
+            )
 
 
 def _is_real(sample: Any) -> bool:

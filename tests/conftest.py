@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # noqa: E402
 
+from tests.evaluation.tiny_model import write_tiny_model  # noqa: E402
 from tests.toy_data import write_toy_data  # noqa: E402
 
 torch.set_num_threads(1)
@@ -31,3 +32,9 @@ def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options += ["--max-pairs", "500", "--jobs", "1", "--data", str(data)]
     subprocess.run([sys.executable, "-m", "data_prep.run", *options], check=True, cwd=Path(__file__).parents[1])
     return data / "demo" / "sample" / "bin"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny trained model: a folder with ``run/``, ``bin/``, ``text/`` and ``multi/``."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny_model") / "tiny")

@@ -10,15 +10,14 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from mmt.cli.evaluate import read_tiers_of
 from mmt.errors import UserError
 from mmt.evaluation.bootstrap import NUM_SAMPLES, SEED, Difference, PairedSamples, differences, paired_samples
-from mmt.evaluation.directions import split
+from mmt.evaluation.directions import read_tiers_of, split
 from mmt.evaluation.results import Record, ResultsFolder
-from mmt.evaluation.scores import METRIC_NAMES, METRICS
 from mmt.evaluation.tables import groups
 from mmt.evaluation.test_sets import find_test_set, name_and_location
 from mmt.files import sha256_of_lines, write_text
+from mmt.sacrebleu_metrics import METRIC_NAMES, METRICS
 
 HELP = "compare two evaluations: differences with paired-bootstrap intervals"
 

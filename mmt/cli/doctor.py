@@ -19,7 +19,7 @@ HELP = "show what is installed, what this machine can do, and how to mend what i
 CORE = ("torch", "numpy", "scipy", "sacrebleu", "sentencepiece", "hydra-core", "omegaconf", "tabulate", "tqdm")
 # Distributions that bring the module "fairseq".
 FAIRSEQ_DISTRIBUTIONS = ("ve-fairseq", "fairseq-fixed", "fairseq", "fairseq-built", "fairseq-light")
-OLDEST_TORCH = (2, 9)
+OLDEST_TORCH = (2, 10)
 # What the kernel calls the instructions that matter for matrix products.
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 APEX_BUILD = (

@@ -5,29 +5,27 @@ import contextlib
 import functools
 import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
-import mmt
 from mmt.cli.decoding_arguments import add_decoding_arguments, add_model_arguments, decoding_options, translator_from
 from mmt.errors import UserError
 from mmt.evaluation.baselines import Baselines
-from mmt.evaluation.directions import KEYWORDS, read_tiers, split
+from mmt.evaluation.directions import DEFAULT_TIERS, KEYWORDS, read_tiers_of, split
 from mmt.evaluation.evaluate import Job, default_text_folder, evaluate, plan, score_baselines
 from mmt.evaluation.results import SUMMARY, Record, ResultsFolder
-from mmt.evaluation.scores import METRICS, Scores
+from mmt.evaluation.scores import Scores
 from mmt.evaluation.tables import average_table, averages, direction_table, signature_lines
 from mmt.evaluation.test_sets import TestSet, find_test_set
 from mmt.files import sha256_of_file, write_text
 from mmt.inference.loading import find_checkpoint
 from mmt.inference.translator import Translator
-from mmt.sacrebleu_tokenizers import tokenizer_for_language
+from mmt.sacrebleu_metrics import METRICS, tokenizer_for_language
 
 HELP = "score a model in all its directions: BLEU, chrF++, averages, baselines"
-DEFAULT_TIERS = Path("recipes/software50/langs.tsv")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,25 +142,6 @@ def _test_sets(arguments: Sequence[str] | None, translator: Translator) -> list[
     if repeated is not None:
         raise UserError(f"--test-set: two test sets are called {repeated}; name them with --test-set NAME=FOLDER")
     return test_sets
-
-
-def read_tiers_of(path: str | None, languages: Collection[str]) -> dict[str, str]:
-    """Read the tiers of these languages, in the order of the file.
-
-    Without a path they are from the default file, if it is there.
-
-    Raises:
-        UserError: if the file that was asked for cannot be read.
-    """
-    if path is not None:
-        chosen = Path(path)
-    else:
-        candidates = (DEFAULT_TIERS, Path(mmt.__file__).parents[1] / DEFAULT_TIERS)
-        existing = [candidate for candidate in candidates if candidate.is_file()]
-        if not existing:
-            return {}
-        chosen = existing[0]
-    return {language: tier for language, tier in read_tiers(chosen).items() if language in languages}
 
 
 def _baselines(args: argparse.Namespace, output: Path, translator: Translator) -> Baselines:

@@ -14,7 +14,7 @@ from mmt.evaluation.nearest import NearestSentences
 from mmt.evaluation.scores import Scores, score
 from mmt.evaluation.test_sets import read_lines
 from mmt.files import locked, sha256_of_file, write_text
-from mmt.sacrebleu_tokenizers import tokenizer_for_language
+from mmt.sacrebleu_metrics import tokenizer_for_language
 
 COPY, NEAREST = "copy source", "nearest training sentence"
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from mmt.evaluation.scores import score_of_sums, segment_statistics
+from mmt.sacrebleu_metrics import score_of_sums, segment_statistics
 
 # sacreBLEU's, so that each system has the same scores on the same draws.
 SEED, NUM_SAMPLES = 12345, 1000

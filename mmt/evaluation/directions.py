@@ -1,13 +1,15 @@
 """Which directions to score, and in which group of the table a direction belongs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+import mmt
 from mmt.errors import UserError
 from mmt.evaluation.test_sets import TestSet
 
 PIVOT = "en"
 FROM_PIVOT, INTO_PIVOT, OTHER = "en→xx", "xx→en", "other"
+DEFAULT_TIERS = Path("recipes/software50/langs.tsv")
 KEYWORDS = ("trained", "all", "en-xx", "xx-en", "zero-shot")
 
 
@@ -99,6 +101,25 @@ def read_tiers(path: Path) -> dict[str, str]:
         if len(row) <= max(code, tier):
             raise UserError(f"--tiers {path}, line {number}: {len(row)} columns, but the first line has {len(header)}")
     return {row[code]: row[tier] for row in rows[1:]}
+
+
+def read_tiers_of(path: str | None, languages: Collection[str]) -> dict[str, str]:
+    """Read the tiers of these languages, in the order of the file.
+
+    Without a path they are from the default file, if it is there.
+
+    Raises:
+        UserError: if the file that was asked for cannot be read.
+    """
+    if path is not None:
+        chosen = Path(path)
+    else:
+        candidates = (DEFAULT_TIERS, Path(mmt.__file__).parents[1] / DEFAULT_TIERS)
+        existing = [candidate for candidate in candidates if candidate.is_file()]
+        if not existing:
+            return {}
+        chosen = existing[0]
+    return {language: tier for language, tier in read_tiers(chosen).items() if language in languages}
 
 
 def tier(direction: str, tiers: dict[str, str]) -> str | None:

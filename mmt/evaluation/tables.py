@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from mmt.evaluation.directions import FROM_PIVOT, INTO_PIVOT, OTHER, group, split, tier
 from mmt.evaluation.results import Record
-from mmt.evaluation.scores import METRIC_NAMES, METRICS
+from mmt.sacrebleu_metrics import METRIC_NAMES, METRICS
 
 ALL = "all"
 # For each system the scores by direction: {"model": {"en-de": {"bleu": 12.3, "chrf": 45.6}}}.

@@ -152,7 +152,8 @@ def validate(config: Any) -> None:
             f"--activation-fn must be one of {', '.join(ACTIVATIONS)} with --moe-experts, but is "
             f"{config.activation_fn!r}"
         )
-    for option in ("offload_activations", "quant_noise_pq"):
+    # With layer drop, processes leave out different layers, and wait for each other's statistics of them.
+    for option in ("offload_activations", "quant_noise_pq", "encoder_layerdrop", "decoder_layerdrop"):
         if getattr(config, option):
             raise UserError(f"--{option.replace('_', '-')} does not work with --moe-experts: leave it out")
     _warn_of_options_without_effect(config)

@@ -44,6 +44,11 @@ class MoETransformerModel(TransformerModelBase):
         """
         validate(cfg)
         config = nested_config(cfg)
+        if config.moe_experts > 0 and not hasattr(task, "trained_lang_pairs"):
+            raise UserError(
+                "--arch moe_transformer with --moe-experts needs --task multilingual_moe_translation, which tells the "
+                f"routers the languages, but the task is {type(task).__name__}"
+            )
         config.task_ids = (
             TaskIds(config.moe_task_id, task.langs, task.trained_lang_pairs) if config.moe_experts > 0 else ()
         )

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mmt.modules.reused_memory import ReusedMemory
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "swish": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 # Up to so many rows a weight's gradient is faster as a sum of outer products: a matrix product repacks its operands.
 FEW_ROWS = 6
 
@@ -26,7 +26,7 @@ class Experts(nn.Module):
         num_experts: E.
         model_dim: D.
         ffn_dim: F.
-        activation: "relu", "gelu" or "swish". ReLU has a faster path on CPUs.
+        activation: "relu" or "gelu". ReLU has a faster path on CPUs.
         dropout: dropout of the hidden states in training.
 
     Raises:

@@ -180,6 +180,14 @@ def as_fairseq_arguments(cfg: Any) -> argparse.Namespace:
         path = getattr(args, option)
         if path is not None and not Path(path).is_file():
             raise UserError(f"--{option.replace('_', '-')} {path}: no such file")
+    if args.lang_dict is not None and args.langs is not None:
+        raise UserError("--langs and --lang-dict are two ways to list the languages: give only one of them")
+    if args.valid_sentences_per_direction is not None and args.valid_sentences_per_direction < 1:
+        raise UserError(
+            f"--valid-sentences-per-direction must be 1 or more, but is {args.valid_sentences_per_direction}"
+        )
+    if not args.sampling_temperature > 0:
+        raise UserError(f"--sampling-temperature must be above 0, but is {args.sampling_temperature}")
     args.lang_pairs = parse_lang_pairs(args.lang_pairs, folder)
     args.langs = None if args.langs is None else args.langs.split(",")
     args.langtoks_specs = args.langtoks_specs.split(",")

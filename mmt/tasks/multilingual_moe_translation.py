@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
     def __init__(self, args: Any, langs: list[str], dicts: dict[str, Dictionary], training: bool) -> None:
         super().__init__(args, langs, dicts, training)
         self.trained_lang_pairs = args.lang_pairs
+        self._goes_with_checkpoint = not training
         self.autocast_dtype: torch.dtype | None = None
         self.data_manager = LanguageIdDatasetManager(args, self.lang_pairs, langs, dicts, self.sampling_method)
         self.validation_scores = ValidationScores(self.lang_pairs)
@@ -104,7 +106,25 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
             missing = [language for language in languages if not (folder / f"dict.{language}.txt").is_file()]
             if missing:
                 raise UserError(f"{folder} has neither dict.txt nor dict.{missing[0]}.txt")
-        return super().setup_task(args, **kwargs)
+        task = super().setup_task(args, **kwargs)
+        # fairseq-validate loads a model, but no direction is chosen, so that fairseq takes it for a training.
+        task._goes_with_checkpoint |= bool(kwargs.get("from_checkpoint"))
+        return task
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Build the model.
+
+        Raises:
+            UserError: if the architecture does not take the languages of a sentence.
+        """
+        model = super().build_model(cfg, from_checkpoint)
+        if "src_lang_id" not in inspect.signature(model.forward).parameters:
+            raise UserError(
+                f"--task multilingual_moe_translation tells the model the languages of every sentence, which --arch "
+                f"{getattr(cfg, 'arch', None) or getattr(cfg, '_name', None)} does not take: use --arch "
+                "moe_transformer (with --moe-experts 0 it is fairseq's transformer)"
+            )
+        return model
 
     def set_direction(self, source: str, target: str) -> None:
         """Translate from ``source`` to ``target`` from now on.
@@ -155,7 +175,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
                 f"the dictionary does not fit the checkpoint: {self.args.data} has other words, or the same in another "
                 "order; use the data folder (dict.txt, lang_list.txt) that the model was trained with"
             )
-        if not self.training:
+        if self._goes_with_checkpoint:
             self.trained_lang_pairs = list(trained_lang_pairs)
         super().load_state_dict(state)
 

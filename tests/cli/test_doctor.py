@@ -87,7 +87,7 @@ def test_nvidia_apex_is_told_from_the_unrelated_package_without_running_it(
 
 def test_extras_are_read_from_the_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     requirements = [
-        "torch>=2.9",
+        "torch>=2.10",
         "jinja2>=3.1; extra == 'report'",
         'matplotlib>=3.9; extra == "report"',
         'submitit>=1.5 ; extra == "slurm"',

@@ -90,6 +90,7 @@ def test_in_float16_no_gradient_is_formed_before_the_loss_is_scaled(monkeypatch:
 
 
 @pytest.mark.parametrize("option", ["moe_balance_loss_weight", "moe_z_loss_weight"])
-def test_negative_weights_are_refused(option: str) -> None:
-    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} must be 0 or more, but is -0.1"):
-        criterion(**{option: -0.1})
+@pytest.mark.parametrize("weight", [-0.1, float("nan")])
+def test_negative_weights_are_refused(option: str, weight: float) -> None:
+    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} must be 0 or more, but is {weight}"):
+        criterion(**{option: weight})

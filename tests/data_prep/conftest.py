@@ -10,7 +10,7 @@ SAMPLE_LANGUAGES = ["en", "de", "el", "hi", "th", "zh"]
 
 
 @pytest.fixture(scope="session")
-def sample_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder ``data`` with ``software50/sample/{text,spm,bin}`` and ``evalsets/software50``."""
     data = tmp_path_factory.mktemp("sample") / "data"
     result = run_step(

@@ -17,8 +17,8 @@ from tests.data_prep.helpers import write_lines
 
 
 @pytest.fixture
-def folder(sample_data: Path) -> Path:
-    return sample_data / "software50" / "sample"
+def folder(prepared_sample: Path) -> Path:
+    return prepared_sample / "software50" / "sample"
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])

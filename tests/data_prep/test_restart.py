@@ -113,7 +113,7 @@ def test_failure_keeps_the_older_file_and_leaves_no_temporary_one(tmp_path: Path
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old\n"]
 
 
-def test_killed_at_any_moment_and_started_again_gives_the_same_data(tmp_path: Path, sample_data: Path) -> None:
+def test_killed_at_any_moment_and_started_again_gives_the_same_data(tmp_path: Path, prepared_sample: Path) -> None:
     command = [
         sys.executable, "-m", "data_prep.run", "--recipe", "software50", "--preset", "sample", "--languages",
         "en,de,el,hi,th,zh", "--vocab-size", "5000", "--data", str(tmp_path / "data"), "--jobs", "2",
@@ -140,7 +140,7 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_data(tmp_path: Pa
 
     assert {p: p.stat().st_mtime_ns for p in whole} == whole and len(finished()) == 15
     assert not list((tmp_path / "data").rglob(".*partial*"))
-    expected = sample_data / "software50" / "sample"
+    expected = prepared_sample / "software50" / "sample"
     for part in ("text", "spm", "bin"):
         ours = {p.name: p.read_bytes() for p in (final / part).iterdir()}
         assert ours == {p.name: p.read_bytes() for p in (expected / part).iterdir()}

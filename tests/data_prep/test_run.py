@@ -21,14 +21,14 @@ def test_dry_run_prints_the_steps_in_order_and_makes_nothing(tmp_path: Path) -> 
     assert not (tmp_path / "data").exists()
 
 
-def test_second_run_finds_every_step_finished_and_changes_no_file(sample_data: Path) -> None:
+def test_second_run_finds_every_step_finished_and_changes_no_file(prepared_sample: Path) -> None:
     def times() -> dict[str, int]:
-        return {str(p): p.stat().st_mtime_ns for p in sample_data.rglob("*") if p.is_file() and p.name != ".lock"}
+        return {str(p): p.stat().st_mtime_ns for p in prepared_sample.rglob("*") if p.is_file() and p.name != ".lock"}
 
     before = times()
     result = run_step(
         "run", "--recipe", "software50", "--preset", "sample", "--languages", "en,de,el,hi,th,zh", "--vocab-size", 5000,
-        "--data", sample_data,
+        "--data", prepared_sample,
     )  # fmt: skip
 
     assert result.returncode == 0, result
@@ -173,12 +173,12 @@ def test_card_of_data_made_by_an_older_version_says_what_to_do(tmp_path: Path) -
     assert_user_error(result, "text.stats.json: made by an older version; run data_prep.run again")
 
 
-def test_card_lists_every_language_with_its_counts(sample_data: Path) -> None:
+def test_card_lists_every_language_with_its_counts(prepared_sample: Path) -> None:
     result = run_step(
-        "card", "--recipe", "software50", "--preset", "sample", "--languages", "en,de,zh", "--data", sample_data
+        "card", "--recipe", "software50", "--preset", "sample", "--languages", "en,de,zh", "--data", prepared_sample
     )
 
-    lines = (sample_data / "software50" / "sample" / "text" / "train.en-zh.zh").read_text().count("\n")
+    lines = (prepared_sample / "software50" / "sample" / "text" / "train.en-zh.zh").read_text().count("\n")
     assert result.returncode == 0, result
     assert f"| zh | zho_Hans | Chinese (Simplified) | Sino-Tibetan | Han | high | {lines:,} |" in result.stdout
     assert result.stdout.count("\n| de |") == 1

@@ -215,9 +215,9 @@ def test_word_distance_agrees_with_cases_counted_by_hand() -> None:
 
 
 def test_an_independent_check_finds_no_leak_in_the_sample_nor_planted_ones_after_the_split(
-    tmp_path: Path, sample_data: Path
+    tmp_path: Path, prepared_sample: Path
 ) -> None:
-    text, sets = sample_data / "software50" / "sample" / "text", sample_data / "evalsets" / "software50"
+    text, sets = prepared_sample / "software50" / "sample" / "text", prepared_sample / "evalsets" / "software50"
     held_out = {
         language: [line for path in sets.rglob(f"*.{language}") for line in path.read_text().splitlines()]
         for language in SAMPLE_LANGUAGES
@@ -256,21 +256,21 @@ def test_nothing_left_to_train_on_is_an_error_that_names_the_pair(tmp_path: Path
         split(unique, tmp_path / "text", ["en-de"], SplitOptions(evalsets=(tmp_path / "sets",)), jobs=1)
 
 
-def test_sample_has_no_evaluation_sentence_in_training(sample_data: Path) -> None:
+def test_sample_has_no_evaluation_sentence_in_training(prepared_sample: Path) -> None:
     result = run_step(
         "verify_split",
         "--data",
-        sample_data / "software50" / "sample",
+        prepared_sample / "software50" / "sample",
         "--evalsets",
-        sample_data / "evalsets" / "software50",
+        prepared_sample / "evalsets" / "software50",
     )
 
     assert result.returncode == 0, result
     assert "0 equal, 0 near-duplicates" in result.stdout
 
 
-def test_validation_and_test_text_of_the_sample_are_the_frozen_sets(sample_data: Path) -> None:
-    text, frozen = sample_data / "software50" / "sample" / "text", sample_data / "evalsets" / "software50"
+def test_validation_and_test_text_of_the_sample_are_the_frozen_sets(prepared_sample: Path) -> None:
+    text, frozen = prepared_sample / "software50" / "sample" / "text", prepared_sample / "evalsets" / "software50"
     for language in SAMPLE_LANGUAGES[1:]:
         for name, set_name, lines in (("valid", "dev", 500), ("test", "test", 1000)):
             ours = (text / f"{name}.en-{language}.{language}").read_text().splitlines()

@@ -22,8 +22,8 @@ def test_shares_are_flatter_at_a_higher_temperature_and_full_where_text_is_short
     assert share_lines(available, 10**9, 5.0) == available
 
 
-def test_same_seed_gives_the_same_model_and_another_seed_another(sample_data: Path, tmp_path: Path) -> None:
-    text = sample_data / "software50" / "sample" / "text"
+def test_same_seed_gives_the_same_model_and_another_seed_another(prepared_sample: Path, tmp_path: Path) -> None:
+    text = prepared_sample / "software50" / "sample" / "text"
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train_spm(text, tmp_path / name, 2_000, sample=2_000, seed=seed)
     a, b, c = ((tmp_path / name / "spm.vocab").read_bytes() for name in "abc")
@@ -31,9 +31,9 @@ def test_same_seed_gives_the_same_model_and_another_seed_another(sample_data: Pa
     assert a == b != c
 
 
-def test_model_spells_unseen_characters_in_bytes_and_loses_nothing(sample_data: Path) -> None:
+def test_model_spells_unseen_characters_in_bytes_and_loses_nothing(prepared_sample: Path) -> None:
     model = sentencepiece.SentencePieceProcessor(
-        model_file=str(sample_data / "software50" / "sample" / "spm" / "spm.model")
+        model_file=str(prepared_sample / "software50" / "sample" / "spm" / "spm.model")
     )
     text = "Ϣ ꙮ 😀 ფაილი Datei öffnen 文件"
 
@@ -42,9 +42,9 @@ def test_model_spells_unseen_characters_in_bytes_and_loses_nothing(sample_data: 
     assert model.get_piece_size() == 5000
 
 
-def test_model_normalises_as_cleaning_does(sample_data: Path) -> None:
+def test_model_normalises_as_cleaning_does(prepared_sample: Path) -> None:
     model = sentencepiece.SentencePieceProcessor(
-        model_file=str(sample_data / "software50" / "sample" / "spm" / "spm.model")
+        model_file=str(prepared_sample / "software50" / "sample" / "spm" / "spm.model")
     )
     for code in CHARACTER_TABLE:
         if code:
@@ -79,8 +79,8 @@ def test_vocabulary_without_room_for_bytes_is_refused(tmp_path: Path) -> None:
         train_spm(tmp_path, tmp_path / "spm", 200)
 
 
-def test_vocabulary_smaller_than_the_alphabet_is_refused_in_words(sample_data: Path, tmp_path: Path) -> None:
-    text = sample_data / "software50" / "sample" / "text"
+def test_vocabulary_smaller_than_the_alphabet_is_refused_in_words(prepared_sample: Path, tmp_path: Path) -> None:
+    text = prepared_sample / "software50" / "sample" / "text"
 
     with pytest.raises(DataError, match="--vocab-size 400 does not fit"):
         train_spm(text, tmp_path / "spm", 400, sample=5_000)

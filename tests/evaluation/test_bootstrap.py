@@ -9,7 +9,7 @@ from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.significance import PairedTest
 
 from mmt.evaluation.bootstrap import PairedSamples, differences, mean_of, paired_samples
-from mmt.evaluation.scores import METRICS
+from mmt.sacrebleu_metrics import METRICS
 
 WORDS = "open close the window file print page new old save name list of text and help".split()
 

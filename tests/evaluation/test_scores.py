@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmt.evaluation.scores import METRICS, score, score_of_sums, segment_statistics
-from mmt.sacrebleu_tokenizers import tokenizer_for_language
+from mmt.evaluation.scores import score
+from mmt.sacrebleu_metrics import METRICS, score_of_sums, segment_statistics, tokenizer_for_language
 
 TEXTS = {
     "de": (

@@ -73,34 +73,33 @@ def write_data(folder: Path) -> None:
 
 def write_tiny_model(folder: Path) -> Path:
     """Write data and train; return ``folder``, with ``run/``, ``bin/``, ``text/`` and the multi-way ``multi/``."""
-    if not folder.is_dir():
-        write_data(folder)
-        (folder / "multi").mkdir()
-        for language, lines in aligned_text(12, seed=3).items():
-            write_lines(folder / "multi" / f"news.{language}", lines)
-        size = [
-            "--encoder-embed-dim",
-            "32",
-            "--encoder-ffn-embed-dim",
-            "32",
-            "--max-source-positions",
-            MAX_POSITIONS,
-            "--max-target-positions",
-            MAX_POSITIONS,
-        ]
-        routing = ["--moe-experts", "2", "--encoder-routing", "token", "--decoder-routing", "task"]
-        train(
-            folder / "bin",
-            folder / "run",
-            *size,
-            *routing,
-            "--max-update",
-            "200",
-            "--warmup-updates",
-            "50",
-            "--disable-validation",
-            "--no-progress-bar",
-            "--seed",
-            "1",
-        )
+    write_data(folder)
+    (folder / "multi").mkdir()
+    for language, lines in aligned_text(12, seed=3).items():
+        write_lines(folder / "multi" / f"news.{language}", lines)
+    size = [
+        "--encoder-embed-dim",
+        "32",
+        "--encoder-ffn-embed-dim",
+        "32",
+        "--max-source-positions",
+        MAX_POSITIONS,
+        "--max-target-positions",
+        MAX_POSITIONS,
+    ]
+    routing = ["--moe-experts", "2", "--encoder-routing", "token", "--decoder-routing", "task"]
+    train(
+        folder / "bin",
+        folder / "run",
+        *size,
+        *routing,
+        "--max-update",
+        "200",
+        "--warmup-updates",
+        "50",
+        "--disable-validation",
+        "--no-progress-bar",
+        "--seed",
+        "1",
+    )
     return folder

@@ -9,6 +9,7 @@ from fairseq.models.transformer import TransformerConfig, TransformerModelBase
 from mmt.errors import UserError
 from mmt.models import build_moe
 from mmt.models.config import MoETransformerConfig, nested_config
+from mmt.models.moe_transformer import MoETransformerModel
 from mmt.modules.router import TokenRouter
 from mmt.tasks.config import MultilingualMoETranslationConfig
 from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
@@ -142,9 +143,10 @@ def test_checkpointed_activations_keep_the_gradient_of_the_balance_loss() -> Non
         ({"moe_capacity_factor": 0.0}, r"--moe-capacity-factor must be above 0, but is 0\.0"),
         ({"moe_input_jitter": 1.5}, r"--moe-input-jitter must be in \[0, 1\), but is 1\.5"),
         ({"moe_capacity_factor": float("nan")}, "--moe-capacity-factor must be above 0, but is nan"),
-        ({"activation_fn": "tanh"}, "--activation-fn must be one of relu, gelu, swish with .* but is 'tanh'"),
+        ({"activation_fn": "tanh"}, "--activation-fn must be one of relu, gelu with .* but is 'tanh'"),
         ({"offload_activations": True}, "--offload-activations does not work with --moe-experts"),
         ({"quant_noise_pq": 0.1}, "--quant-noise-pq does not work with --moe-experts"),
+        ({"decoder_layerdrop": 0.1}, "--decoder-layerdrop does not work with --moe-experts"),
         (
             {"encoder_xformers_att_config": "__import__('os').getcwd()"},
             "--encoder-xformers-att-config must be a literal",
@@ -196,6 +198,14 @@ def test_a_dictionary_that_does_not_fit_the_checkpoint_is_refused_with_both_size
     large = type(small).build_model(MoETransformerConfig(**TINY), task)
     with pytest.raises(UserError, match="it has 29 entries .* has 24 embeddings"):
         large.load_state_dict(small.state_dict())
+
+
+def test_a_task_that_tells_no_languages_is_refused_by_name() -> None:
+    task = tiny_task()
+    del task.trained_lang_pairs
+    with pytest.raises(UserError, match="needs --task multilingual_moe_translation.*but the task is SimpleNamespace"):
+        MoETransformerModel.build_model(MoETransformerConfig(**TINY, moe_experts=4), task)
+    MoETransformerModel.build_model(MoETransformerConfig(**TINY), task)  # a dense model needs none
 
 
 def test_the_stand_in_task_has_what_the_real_one_has(toy_data: Path) -> None:

@@ -26,11 +26,13 @@ TINY = [
 ]
 
 
-def run(command: Sequence[str | Path], cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-    """Run a command with one thread; it must succeed."""
+def run(
+    command: Sequence[str | Path], cwd: Path = REPOSITORY, exit_code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a command with one thread; it must end with ``exit_code``."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, cwd=cwd)
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.returncode == exit_code, result.stderr[-3000:]
     return result
 
 
@@ -98,6 +100,20 @@ def test_fairseq_hydra_train_runs_the_same_recipe(sample_data: Path, tmp_path: P
 
     assert updates(result) == [1, 2]
     assert (tmp_path / "checkpoint_last.pt").is_file()
+
+
+def test_a_mistake_of_fairseq_hydra_train_is_one_line_and_exit_code_2(sample_data: Path, tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("fairseq-hydra-train")
+    overrides = [*TINY, f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}", "task.lang_pairs=en-xx"]
+
+    result = run(
+        [program, "--config-dir", "recipes/software50", "--config-name", "train", "model=task"]
+        + [f"++{override}" for override in overrides],
+        exit_code=2,
+    )
+
+    assert "mmt: error: unknown language 'xx' in en-xx" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
 
 
 def test_it_works_from_another_directory(

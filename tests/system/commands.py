@@ -11,11 +11,12 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLUGIN = ["--user-dir", str(REPOSITORY / "mmt")]
 LANGUAGE_TOKENS = ["--encoder-langtok", "tgt", "--decoder-langtok"]
-TINY = [
-    *["--arch", "moe_transformer", "--share-all-embeddings", "--dropout", "0"],
-    *["--encoder-embed-dim", "64", "--encoder-ffn-embed-dim", "128", "--encoder-layers", "1", "--decoder-layers", "1"],
-    *["--encoder-attention-heads", "2", "--decoder-attention-heads", "2", "--moe-freq", "1"],
+SHAPE = [
+    *["--share-all-embeddings", "--dropout", "0", "--encoder-embed-dim", "64", "--encoder-ffn-embed-dim", "128"],
+    *["--encoder-layers", "1", "--decoder-layers", "1"],
+    *["--encoder-attention-heads", "2", "--decoder-attention-heads", "2"],
 ]
+TINY = ["--arch", "moe_transformer", *SHAPE, "--moe-freq", "1"]
 ROUTINGS = {
     "dense": ["--moe-experts", "0"],
     "token": ["--moe-experts", "4", "--moe-top-k", "2"],

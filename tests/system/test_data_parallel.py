@@ -1,13 +1,14 @@
 """Two processes train as one does."""
 
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.tasks.test_multilingual_moe_translation import make_task
-from tests.system.commands import ROUTINGS, run, train, train_command
+from tests.system.commands import ROUTINGS, records, run, train, train_command
 
 
 # Some gradients, such as those of key biases, are zero but for rounding, and Adam would scale the rounding up.
@@ -18,6 +19,14 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def train_with_two_processes(data: Path, save_dir: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Train, and fail with the command's own words if it fails."""
+    command = train_command(data, save_dir, *arguments)
+    result = run(["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port()), *command], timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
+    return result
 
 
 @pytest.mark.parametrize("routing", ["token_task"])
@@ -32,9 +41,7 @@ def test_two_processes_end_with_the_weights_of_one(routing: str, toy_data: Path,
         *ADAM,
     ]
     train(toy_data, tmp_path / "one", *options, "--update-freq", "2")
-    command = train_command(toy_data, tmp_path / "two", *options)
-    result = run(["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port()), *command], timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
+    train_with_two_processes(toy_data, tmp_path / "two", *options)
     one, two = (torch.load(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, weight in one.items():
@@ -69,10 +76,22 @@ def test_a_dummy_batch_weighs_nothing(toy_data: Path, tmp_path: Path) -> None:
         *ADAM,
     ]
     train(toy_data, tmp_path / "one", *options, "--update-freq", "4")
-    command = train_command(toy_data, tmp_path / "two", *options, "--update-freq", "2")
-    result = run(["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port()), *command], timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
+    train_with_two_processes(toy_data, tmp_path / "two", *options, "--update-freq", "2")
     one, two = (torch.load(tmp_path / name / "checkpoint_last.pt") for name in ("one", "two"))
     assert one["optimizer_history"][-1]["num_updates"] == two["optimizer_history"][-1]["num_updates"]
     for name, weight in one["model"].items():
         torch.testing.assert_close(two["model"][name], weight, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_training_goes_on_with_more_or_fewer_processes(toy_data: Path, tmp_path: Path) -> None:
+    options = [*ROUTINGS["token_task"], "--disable-validation", "--lr", "0.01", "--warmup-updates", "1"]
+    logged = []
+    for train_on, max_update in ((train_with_two_processes, 4), (train, 6), (train_with_two_processes, 8)):
+        result = train_on(toy_data, tmp_path, *options, "--max-update", str(max_update))
+        logged.append(records(result, "train_inner"))
+    updates = [[int(record["num_updates"]) for record in each] for each in logged]
+    assert updates == [[1, 2, 3, 4], [5, 6], [7, 8]]
+    losses = [float(each[0]["loss"]) for each in logged]
+    assert max(losses[1:]) < losses[0]  # the weights are not fresh ones
+    optimizer = torch.load(tmp_path / "checkpoint_last.pt")["last_optimizer_state"]
+    assert {int(state["step"]) for state in optimizer["state"].values()} == {8}

@@ -6,10 +6,21 @@ import subprocess
 import time
 from pathlib import Path
 
+import torch
+
 from tests.system.commands import ROUTINGS, records, train, train_command
 
 
-def test_save_kill_resume_gives_the_same_losses_to_the_last_digit(toy_data: Path, tmp_path: Path) -> None:
+def saved_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of the model and what the optimizer keeps of each, by name."""
+    saved = torch.load(checkpoint)
+    states = saved["last_optimizer_state"]["state"]
+    optimizer = {f"{index}.{name}": tensor for index, state in states.items() for name, tensor in state.items()}
+    assert {name.split(".")[1] for name in optimizer} == {"step", "exp_avg", "exp_avg_sq"}
+    return {**saved["model"], **optimizer}
+
+
+def test_save_kill_resume_gives_the_same_losses_and_weights_to_the_last_digit(toy_data: Path, tmp_path: Path) -> None:
     options = [
         *ROUTINGS["token_task"],
         "--max-update",
@@ -40,3 +51,8 @@ def test_save_kill_resume_gives_the_same_losses_to_the_last_digit(toy_data: Path
     assert len(losses) == 30
     assert len(resumed_losses) >= 10
     assert resumed_losses.items() <= losses.items()
+
+    expected, tensors = (saved_tensors(tmp_path / run / "checkpoint_last.pt") for run in ("whole", "killed"))
+    assert tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensors[name], tensor), name

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.system.commands import ROUTINGS, records, run, train, train_command
+from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, records, run, train, train_command
 from tests.toy_data import write_toy_data
 
 SHORT = [*ROUTINGS["token_task"], "--max-update", "3", "--disable-validation"]
@@ -21,6 +21,28 @@ def test_bf16_trains_float32_parameters(toy_data: Path, tmp_path: Path) -> None:
     losses = [[float(record["loss"]) for record in records(result, "train_inner")] for result in (exact, rounded)]
     assert losses[0] != losses[1]  # bfloat16 took part
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_bf16_trains_and_translates_on_cuda(toy_data: Path, tmp_path: Path) -> None:
+    options = [*ROUTINGS["token_task"], "--max-update", "20", "--disable-validation", "--bf16"]
+    result = run([word for word in train_command(toy_data, tmp_path, *options) if word != "--cpu"])
+    assert result.returncode == 0, result.stderr[-3000:]
+    losses = [float(record["loss"]) for record in records(result, "train_inner")]
+    assert losses[-1] < losses[0]
+    direction = [*LANGUAGE_TOKENS, "--lang-pairs", "en-aa", "--source-lang", "en", "--target-lang", "aa"]
+    task = [*PLUGIN, "--task", "multilingual_moe_translation", *direction]
+    translated = run(
+        ["fairseq-generate", toy_data, *task, "--path", tmp_path / "checkpoint_last.pt", "--gen-subset", "valid"]
+    )
+    assert translated.returncode == 0, translated.stderr[-3000:]
+    assert "H-0" in translated.stdout
+
+
+def test_experts_without_our_criterion_are_warned_of(toy_data: Path, tmp_path: Path) -> None:
+    result = train(toy_data, tmp_path, *SHORT, "--criterion", "label_smoothed_cross_entropy")
+    assert "--criterion label_smoothed_cross_entropy trains without a balance loss" in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(

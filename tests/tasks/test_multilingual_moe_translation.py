@@ -1,12 +1,14 @@
 """The task: options, directions, and the languages of every sentence."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sacrebleu
 import torch
+from fairseq import options
 from fairseq.data import FairseqDataset
 
 from mmt.errors import UserError
@@ -85,10 +87,14 @@ def test_text_without_languages_needs_a_direction(toy_data: Path) -> None:
 
 def test_a_model_that_is_used_has_the_directions_that_it_was_trained_with(toy_data: Path) -> None:
     state = make_task(toy_data).state_dict()
-    used = make_task(toy_data, lang_pairs="en-aa", source_lang="en", target_lang="aa")
-    used.training = False
-    used.load_state_dict(state)
-    assert used.trained_lang_pairs == ["en-aa", "aa-en", "en-bb", "bb-en"]
+    translates = make_task(toy_data, lang_pairs="en-aa", source_lang="en", target_lang="aa")
+    config = MultilingualMoETranslationConfig(
+        data=str(toy_data), train_subset="train", dataset_impl="mmap", seed=1, decoder_langtok=True, lang_pairs="en-aa"
+    )
+    validates = MultilingualMoETranslationTask.setup_task(config, from_checkpoint=True)
+    for used in (translates, validates):
+        used.load_state_dict(state)
+        assert used.trained_lang_pairs == ["en-aa", "aa-en", "en-bb", "bb-en"]
 
 
 @pytest.mark.parametrize(
@@ -106,12 +112,27 @@ def test_a_model_that_is_used_has_the_directions_that_it_was_trained_with(toy_da
             {"eval_bleu": True, "lang_tok_replacing_bos_eos": True},
             "--eval-bleu does not work with --decoder-langtok --lang-tok-replacing-bos-eos",
         ),
+        ({"lang_dict": "lang_list.txt", "langs": "en,aa"}, "--langs and --lang-dict .* only one of them"),
+        ({"valid_sentences_per_direction": 0}, "--valid-sentences-per-direction must be 1 or more, but is 0"),
+        ({"sampling_temperature": 0.0}, "--sampling-temperature must be above 0, but is 0.0"),
         ({"left_pad_source": "__import__('os').getcwd()"}, "--left-pad-source must be True or False"),
     ],
 )
 def test_wrong_options_are_refused_by_name(options: dict[str, Any], message: str, toy_data: Path) -> None:
+    if "lang_dict" in options:
+        options = {**options, "lang_dict": str(toy_data / options["lang_dict"])}
     with pytest.raises(UserError, match=message):
         make_task(toy_data, **options)
+
+
+def test_an_architecture_that_does_not_take_languages_is_refused_by_name(
+    toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fairseq-train"])  # where fairseq looks for --user-dir
+    arguments = [str(toy_data), "--task", "multilingual_moe_translation", "--arch", "transformer_tiny"]
+    args = options.parse_args_and_arch(options.get_training_parser(), input_args=arguments)
+    with pytest.raises(UserError, match="--arch transformer_tiny does not take: use --arch moe_transformer"):
+        make_task(toy_data).build_model(args)
 
 
 def test_a_missing_folder_split_and_language_are_named(toy_data: Path, tmp_path: Path) -> None:
