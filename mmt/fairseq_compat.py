@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import sys
+from pathlib import Path
 from collections.abc import Iterator
 from types import TracebackType
 from typing import IO, Any, Callable
@@ -26,6 +27,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
 
+from mmt.distributed.checkpoint import fill_in
 from mmt.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ def apply() -> None:
     _wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_with_clear_errors)
     _wrap(checkpoint_utils, "_torch_persistent_save", _save_once_and_sync)
     _wrap(PathManager, "copy", _copy_at_once)
+    _wrap(checkpoint_utils, "save_checkpoint", _save_with_all_processes)
     for bar in (progress_bar.BaseProgressBar, progress_bar.JsonProgressBar):
         _wrap(bar, "_format_stats", _format_without_sums)
     _wrap(data_utils, "batch_by_size", _batch_by_size_without_loss)
@@ -116,7 +119,7 @@ def _load_checkpoint_with_clear_errors(original: Callable[..., Any], path: str, 
         raise UserError(f"checkpoint {path} cannot be read: {_why_unreadable(path, error)}") from error
     if "model" not in state:
         raise UserError(f"checkpoint {path} cannot be read: it is not a fairseq checkpoint (no 'model' inside)")
-    return state
+    return fill_in(Path(path), state)
 
 
 def _why_unreadable(path: str, error: Exception) -> str:
@@ -154,6 +157,11 @@ def _format_without_sums(
     """
     shown = {name: value for name, value in stats.items() if not name.startswith("_")}
     return original(bar, shown, *args, **kwargs)
+
+
+def _save_with_all_processes(original: Callable[..., Any], cfg: Any, trainer: Any, *args: Any, **kwargs: Any) -> Any:
+    """Let all processes take part when a checkpoint is saved; fairseq calls only the first one's trainer."""
+    return trainer.save_with_all_processes(lambda: original(cfg, trainer, *args, **kwargs))
 
 
 def _copy_at_once(original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False) -> Any:

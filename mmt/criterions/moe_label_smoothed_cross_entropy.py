@@ -10,11 +10,14 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
     LabelSmoothedCrossEntropyCriterionConfig,
 )
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from mmt.criterions.fused_cross_entropy import project_and_score
 from mmt.criterions.routing_losses import add_over_ranks, log_routing_metrics, routing_losses, routing_sums
 from mmt.errors import UserError
+from mmt.modules.collectives import own_part
 from mmt.modules.precision import compute_dtype
+from mmt.modules.vocabulary_parallel import SplitProjection
 
 
 @dataclass
@@ -68,6 +71,8 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
                 raise UserError(f"{option} must be 0 or more, but is {weight}")
         self.balance_loss_weight = moe_balance_loss_weight
         self.z_loss_weight = moe_z_loss_weight
+        # The processes that work on different batches; set by the trainer.
+        self.data_group: ProcessGroup | None = None
 
     def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
         """Return the loss summed over the batch, the sample size that it is divided by, and what to log.
@@ -99,8 +104,8 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             layers = net_output[1]["balanced_layers"] if self.balance_loss_weight is None else statistics.keys()
             weight = DEFAULT_BALANCE_LOSS_WEIGHT if self.balance_loss_weight is None else self.balance_loss_weight
             if (weight > 0 and layers) or self.z_loss_weight > 0:
-                total_size = add_over_ranks(torch.tensor(real * sample_size, device=loss.device))
-                balance, z = routing_losses(statistics, layers, weight=real)
+                total_size = add_over_ranks(torch.tensor(real * sample_size, device=loss.device), self.data_group)
+                balance, z = routing_losses(statistics, layers, weight=real, group=self.data_group)
                 loss = loss + total_size * (weight * balance + self.z_loss_weight * z)
         return loss, sample_size, logging_output
 
@@ -108,7 +113,11 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         target_BS = model.get_targets(sample, None)[:, self.ignore_prefix_size :]
         is_real_BS = target_BS.ne(self.padding_idx)
         features_ND = features_BSD[:, self.ignore_prefix_size :][is_real_BS]
-        return project_and_score(features_ND, model.decoder.output_projection.weight, target_BS[is_real_BS], self.eps)
+        projection = model.decoder.output_projection
+        weight, split = projection.weight, None
+        if isinstance(projection, SplitProjection):
+            weight, split = own_part(weight), projection.split
+        return project_and_score(features_ND, weight, target_BS[is_real_BS], self.eps, split)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from mmt.modules.balance import (
     RoutingStatistics,
@@ -32,16 +32,18 @@ METRICS = {
 }
 
 
-def add_over_ranks(local: Tensor) -> Tensor:
-    """Return the sum of ``local`` over the data-parallel ranks; ``local`` itself without torch.distributed."""
-    if not (dist.is_available() and dist.is_initialized()) or distributed_utils.get_data_parallel_world_size() == 1:
+def add_over_ranks(local: Tensor, group: ProcessGroup | None) -> Tensor:
+    """Return the sum of ``local`` over the ranks of ``group``; ``local`` itself without a group."""
+    if group is None:
         return local
     total = local.clone()
-    dist.all_reduce(total, group=distributed_utils.get_data_parallel_group())
+    dist.all_reduce(total, group=group)
     return total
 
 
-def _sums_over_ranks(statistics: Mapping[str, RoutingStatistics], weight: float) -> dict[str, RoutingStatistics]:
+def _sums_over_ranks(
+    statistics: Mapping[str, RoutingStatistics], weight: float, group: ProcessGroup | None
+) -> dict[str, RoutingStatistics]:
     """Add up each layer's sums, times ``weight``, over the ranks with one all-reduce; gradients reach the local part.
 
     The gradient of every rank's part is added up later, with all other gradients, so a loss made of global sums gets
@@ -50,7 +52,7 @@ def _sums_over_ranks(statistics: Mapping[str, RoutingStatistics], weight: float)
     names = [field.name for field in dataclasses.fields(RoutingStatistics)]
     parts = [getattr(layer, name) for layer in statistics.values() for name in names]
     flat = weight * torch.cat([part.reshape(-1).float() for part in parts])
-    others = add_over_ranks(flat.detach()) - flat.detach()
+    others = add_over_ranks(flat.detach(), group) - flat.detach()
     pieces = iter((flat + others).split([part.numel() for part in parts]))
     return {
         layer: RoutingStatistics(**{name: next(pieces).view_as(getattr(sums, name)) for name in names})
@@ -59,7 +61,10 @@ def _sums_over_ranks(statistics: Mapping[str, RoutingStatistics], weight: float)
 
 
 def routing_losses(
-    statistics: Mapping[str, RoutingStatistics], balanced_layers: Collection[str], weight: float = 1.0
+    statistics: Mapping[str, RoutingStatistics],
+    balanced_layers: Collection[str],
+    weight: float = 1.0,
+    group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the balance loss, a mean over ``balanced_layers``, and the z-loss, a mean over all layers.
 
@@ -67,8 +72,9 @@ def routing_losses(
         statistics: the local sums of each MoE layer.
         balanced_layers: names of the layers whose balance counts; 0 is returned if there are none.
         weight: 0 for a dummy batch, which takes part in the all-reduce only.
+        group: the ranks that work on different batches.
     """
-    totals = _sums_over_ranks(statistics, weight)
+    totals = _sums_over_ranks(statistics, weight, group)
     z = torch.stack([z_loss(sums) for sums in totals.values()]).mean()
     if not balanced_layers:
         return z.new_zeros(()), z

@@ -41,7 +41,6 @@ class MultiheadAttention(modules.MultiheadAttention):
             ``(H, B, T, S)`` with ``need_head_weights``.
         """
         is_rare = before_softmax or self.bias_k is not None or self.add_zero_attn or self.use_xformers
-        is_rare = is_rare or self.skip_embed_dim_check  # pruned heads
         if incremental_state is not None or is_rare or key is None or value is None or query.size(1) != key.size(1):
             return super().forward(
                 query,

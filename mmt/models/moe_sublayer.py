@@ -25,10 +25,14 @@ class RoutingState:
 
     def __init__(self) -> None:
         self.context: TokenContext | None = None
+        # A dummy batch, which keeps a process in step that has run out of data: no token of it is routed.
+        self.is_dummy = False
         self._statistics: dict[str, RoutingStatistics] = {}
 
     def begin(self, is_padding_BS: Tensor, task_id_B: Tensor | None, sentence_state_BD: Tensor | None) -> None:
         """Describe the tokens of the coming forward pass, which flattens ``(S, B)`` to ``(T,)``."""
+        if self.is_dummy:
+            is_padding_BS = torch.ones_like(is_padding_BS)
         num_sentences, length = is_padding_BS.shape
         sentences = torch.arange(num_sentences, device=is_padding_BS.device)
         is_padding_T = is_padding_BS.t().reshape(-1)

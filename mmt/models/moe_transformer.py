@@ -2,6 +2,7 @@
 sub-layers.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from fairseq.data import Dictionary
@@ -77,14 +78,17 @@ class MoETransformerModel(TransformerModelBase):
         alignment_heads: int | None = None,
         src_lang_id: Tensor | None = None,
         tgt_lang_id: Tensor | None = None,
+        is_dummy: bool = False,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return logits ``(B, S, V)`` (features ``(B, S, D)`` with ``features_only``) and a dictionary.
 
         fairseq's ``forward`` with the languages of each sentence passed on to the encoder. The dictionary's
         ``routing_statistics`` maps the name of each MoE layer ("encoder.1") to its RoutingStatistics, and
         ``balanced_layers`` names those that get a balance loss unless told otherwise: all but the task-routed ones,
-        whose few rows would be forced apart however related the tasks are.
+        whose few rows would be forced apart however related the tasks are. No token of a batch that ``is_dummy`` is
+        routed.
         """
+        self.encoder.routing_state.is_dummy = self.decoder.routing_state.is_dummy = is_dummy
         encoder_out = self.encoder(
             src_tokens,
             src_lengths=src_lengths,
@@ -111,6 +115,13 @@ class MoETransformerModel(TransformerModelBase):
             if getattr(self.cfg, f"{layer.split('.')[0]}_routing") != "task"
         ]
         return output, extra
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        """Return ``work()``, which calls encoder and decoder one by one.
+
+        To what looks after the parameters of a model that is spread over processes, it is a call of the model.
+        """
+        return work()
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Upgrade old checkpoints as fairseq does, after a check that the dictionary is the one of the checkpoint.

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
+from mmt.modules.collectives import gather_over_ranks
 from mmt.modules.routing import Routing
 
 DROP_POLICIES = ("random", "probability", "position")
@@ -51,6 +53,9 @@ class DroplessDispatch(nn.Module):
 class CapacityDispatch(nn.Module):
     """In training an expert takes at most ``ceil(capacity_factor * K * T / E)`` routes; in evaluation none is dropped.
 
+    With a ``group``, T counts the tokens of all its processes, and their routes compete with each other, so that what
+    is dropped does not depend on how many processes share a batch.
+
     Args:
         capacity_factor: above 0; 1.0 is room for perfect balance only.
         drop_policy: whom an overfull expert keeps. "random": a uniformly random subset (Random Token Selection, Kim
@@ -69,6 +74,7 @@ class CapacityDispatch(nn.Module):
             raise ValueError(f"--moe-drop-policy must be one of {', '.join(DROP_POLICIES)}, but is {drop_policy!r}.")
         self.capacity_factor = capacity_factor
         self.drop_policy = drop_policy
+        self.group: ProcessGroup | None = None
 
     def capacity(self, num_routes: int, num_experts: int) -> int:
         """Return how many of ``num_routes`` = T * K routes one expert takes."""
@@ -77,33 +83,92 @@ class CapacityDispatch(nn.Module):
 
     def forward(self, routing: Routing) -> Dispatch:
         """Sort the routes by expert, and in training drop those beyond the capacity."""
+        expert_TK, num_experts = routing.expert_TK, routing.num_experts
         if not self.training:
-            return sort_by_expert(routing.expert_TK, routing.num_experts)
-        capacity = self.capacity(routing.expert_TK.numel(), routing.num_experts)
-        return dispatch_within_capacity(routing, capacity, self.drop_policy)
+            return sort_by_expert(expert_TK, num_experts)
+        if self.group is None:
+            return dispatch_within_capacity(routing, self.capacity(expert_TK.numel(), num_experts), self.drop_policy)
+        all_routes = _gather_routes(expert_TK, routing.probability_TK, self.group)
+        is_kept_TK = kept_routes(
+            all_routes.expert_TK,
+            all_routes.probability_TK,
+            num_experts,
+            self.capacity(all_routes.expert_TK.numel(), num_experts),
+            self.drop_policy,
+            all_routes.generator,
+        )
+        return sort_by_expert(expert_TK, num_experts, is_kept_TK[all_routes.own])
 
 
 def dispatch_within_capacity(routing: Routing, capacity: int, drop_policy: str) -> Dispatch:
     """Sort the routes by expert, with at most ``capacity`` for each; ``drop_policy`` as in ``CapacityDispatch``."""
-    preference_N = _preference(routing, drop_policy)
-    expert_N = routing.expert_TK.reshape(-1)
-    chosen_E = torch.bincount(expert_N, minlength=routing.num_experts)
+    expert_TK, num_experts = routing.expert_TK, routing.num_experts
+    is_kept_TK = kept_routes(expert_TK, routing.probability_TK, num_experts, capacity, drop_policy)
+    return sort_by_expert(expert_TK, num_experts, is_kept_TK)
+
+
+@dataclass(frozen=True)
+class _AllRoutes:
+    """The routes of all processes of a group, and where this process' are among them."""
+
+    expert_TK: Tensor
+    probability_TK: Tensor
+    own: slice
+    generator: torch.Generator  # the same on all processes
+
+
+def _gather_routes(expert_TK: Tensor, probability_TK: Tensor, group: ProcessGroup) -> _AllRoutes:
+    num_tokens, top_k = expert_TK.shape
+    seed = int(torch.randint(2**62, ()))
+    facts_P2 = gather_over_ranks(torch.tensor([num_tokens, seed], device=expert_TK.device), group).tolist()
+    counts = [count for count, _ in facts_P2]
+    # Padded to the same length; float64 holds the number of an expert exactly.
+    padded = probability_TK.new_zeros(max(counts), 2 * top_k, dtype=torch.float64)
+    padded[:num_tokens] = torch.cat([expert_TK.double(), probability_TK.double()], dim=1)
+    gathered = gather_over_ranks(padded, group)
+    routes = torch.cat([part[:count] for part, count in zip(gathered, counts)])
+    start = sum(counts[: group.rank()])
+    generator = torch.Generator(expert_TK.device).manual_seed(facts_P2[0][1])
+    return _AllRoutes(
+        expert_TK=routes[:, :top_k].to(expert_TK.dtype),
+        probability_TK=routes[:, top_k:].to(probability_TK.dtype),
+        own=slice(start, start + num_tokens),
+        generator=generator,
+    )
+
+
+def kept_routes(
+    expert_TK: Tensor,
+    probability_TK: Tensor,
+    num_experts: int,
+    capacity: int,
+    drop_policy: str,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return which routes are kept if each expert takes at most ``capacity``, ``(T, K)``.
+
+    Args:
+        expert_TK: expert of each route, ``(T, K)``.
+        probability_TK: its probability, ``(T, K)``.
+        num_experts: E.
+        capacity: most routes of an expert.
+        drop_policy: as in ``CapacityDispatch``.
+        generator: random numbers for "random"; default: torch's.
+    """
+    expert_N = expert_TK.reshape(-1)
+    if drop_policy == "random":
+        preference_N = torch.randperm(expert_N.numel(), device=expert_N.device, generator=generator)
+    elif drop_policy == "probability":
+        preference_N = probability_TK.reshape(-1).argsort(descending=True, stable=True)
+    else:
+        preference_N = torch.arange(expert_N.numel(), device=expert_N.device)
+    chosen_E = torch.bincount(expert_N, minlength=num_experts)
     # Sorted by expert, and by preference within an expert: the rank is the distance from the expert's first route.
     order_N = preference_N[expert_N[preference_N].argsort(stable=True)]
     rank_N = torch.arange(order_N.numel(), device=order_N.device) - _starts(chosen_E)[expert_N[order_N]]
     is_kept_N = torch.empty_like(expert_N, dtype=torch.bool)
     is_kept_N[order_N] = rank_N < capacity
-    return sort_by_expert(routing.expert_TK, routing.num_experts, is_kept_N.view_as(routing.expert_TK))
-
-
-def _preference(routing: Routing, drop_policy: str) -> Tensor:
-    """Return the routes in the order in which they are let in, ``(T * K,)``."""
-    num_routes, device = routing.expert_TK.numel(), routing.expert_TK.device
-    if drop_policy == "random":
-        return torch.randperm(num_routes, device=device)
-    if drop_policy == "probability":
-        return routing.probability_TK.reshape(-1).argsort(descending=True, stable=True)
-    return torch.arange(num_routes, device=device)
+    return is_kept_N.view_as(expert_TK)
 
 
 def sort_by_expert(expert_TK: Tensor, num_experts: int, is_kept_TK: Tensor | None = None) -> Dispatch:

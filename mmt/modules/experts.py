@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
+from mmt.modules.collectives import own_part, sum_gradient_over_ranks, sum_over_ranks
 from mmt.modules.reused_memory import ReusedMemory
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
@@ -48,6 +50,8 @@ class Experts(nn.Module):
         self.bias_1 = nn.Parameter(torch.empty(num_experts, ffn_dim))
         self.weight_2 = nn.Parameter(torch.empty(num_experts, model_dim, ffn_dim))
         self.bias_2 = nn.Parameter(torch.empty(num_experts, model_dim))
+        # Processes that hold a part of the hidden units each, and work on the same rows.
+        self.split_group: ProcessGroup | None = None
         self._gradient_memory = ReusedMemory(), ReusedMemory()
         self.reset_parameters()
 
@@ -85,8 +89,17 @@ class Experts(nn.Module):
         Returns:
             The experts' outputs, ``(R, D)`` in the type of ``x_RD``.
         """
+        if self.split_group is None:
+            return self._feed_forward(x_RD, counts_E, own_part(self.bias_2))
+        bias_2 = own_part(self.bias_2)
+        if self.split_group.rank() > 0:
+            bias_2 = bias_2 - bias_2.detach()  # it is added once: zero in value, but each process has its gradient
+        part_RD = self._feed_forward(sum_gradient_over_ranks(x_RD, self.split_group), counts_E, bias_2)
+        return sum_over_ranks(part_RD, self.split_group)
+
+    def _feed_forward(self, x_RD: Tensor, counts_E: Tensor, bias_2: Tensor) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        weights = self.weight_1, self.bias_1, self.weight_2, self.bias_2
+        weights = own_part(self.weight_1), own_part(self.bias_1), own_part(self.weight_2), bias_2
         if x_RD.size(0) > 0 and (x_RD.is_cuda or self.activation != "relu"):
             return feed_forward_grouped(x_RD, *weights, counts_E, self.activation, dropout)
         return _ReluFeedForwardByExpert.apply(x_RD, *weights, counts_E.tolist(), dropout, self._gradient_memory)

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any, Optional
 
 from fairseq.data.indexed_dataset import get_available_dataset_impl
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import II, MISSING, DictConfig, OmegaConf
 
+from mmt.distributed.config import ParallelConfig
 from mmt.errors import UserError
 
 DatasetFormat = ChoiceEnum(get_available_dataset_impl())
 
 
 @dataclass
-class MultilingualMoETranslationConfig(FairseqDataclass):
+class MultilingualMoETranslationConfig(ParallelConfig):
     """Options of the task; help texts state what fairseq's do, defaults are fairseq's unless the text says
     otherwise.
     """

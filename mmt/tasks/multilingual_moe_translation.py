@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         self.autocast_dtype: torch.dtype | None = None
         self.data_manager = LanguageIdDatasetManager(args, self.lang_pairs, langs, dicts, self.sampling_method)
         self.validation_scores = ValidationScores(self.lang_pairs)
+        # Runs the search for one batch; set by the trainer where several processes need each other in each step.
+        self.translate_batch: Callable[[Callable[[], Any]], Any] = lambda search: search()
         self._spm: sentencepiece.SentencePieceProcessor | None = None
 
     @classmethod
@@ -225,6 +227,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         model.set_num_updates(update_num)
         with torch.autograd.profiler.record_function("forward"), self._autocast(model):
             sample = {**self._with_language_ids(sample), "is_dummy": ignore_grad}
+            sample["net_input"]["is_dummy"] = ignore_grad
             loss, sample_size, logging_output = criterion(model, sample)
         if ignore_grad:
             loss, sample_size = loss * 0, sample_size * 0
@@ -266,7 +269,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         # The target's own language token is forced, since one batch holds several target languages.
         prefix_tokens = sample["target"][:, :1] if self.args.langtoks["main"][1] else None
         with torch.no_grad():
-            found = generator.generate([model], sample, prefix_tokens=prefix_tokens)
+            found = self.translate_batch(lambda: generator.generate([model], sample, prefix_tokens=prefix_tokens))
         hypotheses = [self.detokenize(best[0]["tokens"]) if best else "" for best in found]
         references = [self.detokenize(target[target.ne(self.target_dictionary.pad())]) for target in sample["target"]]
         languages = zip(

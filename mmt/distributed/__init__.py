@@ -1,0 +1,1 @@
+"""Training on many processes: who holds what, and what travels between them."""

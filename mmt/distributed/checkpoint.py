@@ -1,0 +1,186 @@
+"""Checkpoints of a training on several processes: a small ``checkpoint_*.pt`` beside a folder of shards.
+
+The ``.pt`` has fairseq's fields, but in place of tensors the name of the folder; several of them (best, last, epoch)
+may share one. It is written when the shards are complete, so whenever the training is killed, every ``.pt`` is usable.
+"""
+
+import contextlib
+import contextvars
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from mmt.distributed.shards import PREFIX, check, remove_unused
+from mmt.distributed.training_state import read_whole
+from mmt.errors import UserError
+
+FOLDER = "shards"
+ALIASES = "aliases"
+OPTIMIZER_REST = "optimizer_rest"
+
+State = dict[str, Any]
+
+
+class OfAnotherProcess(UserError):
+    """What went wrong on the process that saves, as the others learn of it."""
+
+
+class SaveTogether:
+    """Lets process 0 save as fairseq does, which decides on names and removes old checkpoints, while the others stand
+    by to write their shards.
+
+    Args:
+        write: writes this process' shards into a folder; called by all processes together.
+    """
+
+    def __init__(self, write: Callable[[Path], None]) -> None:
+        self._write = write
+        self.is_saving = False
+
+    def run(self, save: Callable[[], Any]) -> Any:
+        """Call ``save`` on process 0; on the others wait until it has returned.
+
+        Raises:
+            UserError: on all processes, if saving failed on one.
+        """
+        if dist.get_rank() > 0:
+            return self._stand_by()
+        self.is_saving = True
+        try:
+            result = save()
+        except Exception as error:
+            if not getattr(error, "is_known_to_all", False):
+                _broadcast(("failed", str(error)))
+            raise
+        finally:
+            self.is_saving = False
+        _broadcast(("done", ""))
+        return result
+
+    def _stand_by(self) -> None:
+        while True:
+            order, text = _broadcast(None)
+            if order == "done":
+                return
+            if order == "failed":
+                raise OfAnotherProcess(f"process 0 could not save a checkpoint: {text}")
+            self._write(Path(text))
+
+    def new_folder(self, beside: Path, num_updates: int) -> Path:
+        """Write the shards of all processes into a new folder beside a checkpoint.
+
+        Called on process 0, within ``run``.
+        """
+        if not self.is_saving:
+            raise UserError(f"{beside}: a checkpoint of several processes can be saved by all of them only")
+        # Never a folder that an older checkpoint may refer to.
+        folder = beside.parent / f"{PREFIX}{num_updates}_{secrets.token_hex(4)}"
+        _broadcast(("write", str(folder)))
+        self._write(folder)
+        return folder
+
+
+def _broadcast(order: tuple[str, str] | None) -> tuple[str, str]:
+    """Send ``order`` from process 0 to all; return it on every process."""
+    box = [order]
+    dist.broadcast_object_list(box, src=0)
+    assert box[0] is not None
+    return box[0]
+
+
+def used_folders(save_dir: Path) -> set[str]:
+    """Return the names of the folders of shards that the checkpoints in a folder refer to."""
+    used = set()
+    for path in save_dir.glob("*.pt"):
+        with contextlib.suppress(Exception):  # a file of someone else's
+            name = torch.load(path, map_location="meta", weights_only=True, mmap=True).get(FOLDER)
+            if name is not None:
+                used.add(name)
+    return used
+
+
+def remove_unused_shards(save_dir: Path) -> None:
+    """Remove the folders of shards that no checkpoint refers to any more."""
+    remove_unused(save_dir, used_folders(save_dir))
+
+
+Reader = Callable[[Path, State], State]
+_reader: contextvars.ContextVar[Reader | None] = contextvars.ContextVar("reader", default=None)
+
+
+@contextlib.contextmanager
+def reading_with(reader: Reader) -> Iterator[None]:
+    """Let ``reader`` fill in the tensors of every checkpoint that is loaded meanwhile."""
+    token = _reader.set(reader)
+    try:
+        yield
+    finally:
+        _reader.reset(token)
+
+
+def fill_in(path: Path, state: State) -> State:
+    """Return the state of a checkpoint with its tensors, whichever of the two forms it has.
+
+    Unless ``reading_with`` says otherwise these are the whole tensors of the model, for use on one process.
+    """
+    reader = _reader.get()
+    if reader is not None:
+        return reader(path, state)
+    return read_model(path, state)
+
+
+def shards_of(path: Path, state: State) -> Path | None:
+    """Return the folder of shards that a checkpoint refers to; None if it holds its tensors itself.
+
+    Raises:
+        UserError: if the folder is not there.
+    """
+    name = state.get(FOLDER)
+    if name is None:
+        return None
+    folder = path.parent / name
+    if not folder.is_dir():
+        raise UserError(f"checkpoint {path}: its folder {name} is not beside it")
+    return folder
+
+
+def read_model(path: Path, state: State) -> State:
+    """Fill in the whole tensors of the model."""
+    folder = shards_of(path, state)
+    if folder is None:
+        return state
+    check(folder)
+    tensors = read_whole(folder, state[ALIASES])
+    state["model"] = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    return state
+
+
+def read_training(path: Path, state: State, names: list[str]) -> State:
+    """Fill in the whole tensors of model and optimizer.
+
+    Args:
+        path: the checkpoint.
+        state: what is in it.
+        names: of the trained parameters, in the order of the optimizer.
+    """
+    folder = shards_of(path, state)
+    if folder is None:
+        return state
+    check(folder)
+    tensors = read_whole(folder, state[ALIASES], kinds=("model", "optimizer"))
+    state["model"] = {name[len("model.") :]: t for name, t in tensors.items() if name.startswith("model.")}
+    numbers = {name: number for number, name in enumerate(names)}
+    by_number: dict[int, State] = {}
+    for name, values in state[OPTIMIZER_REST].items():
+        by_number.setdefault(numbers[name], {}).update(values)
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            name, _, kind = key.removeprefix("optimizer.").rpartition(".")
+            by_number.setdefault(numbers[name], {})[kind] = tensor
+    if state.get("last_optimizer_state") is not None:
+        state["last_optimizer_state"]["state"] = by_number
+    return state

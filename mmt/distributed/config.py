@@ -1,0 +1,37 @@
+"""The options of training on many processes."""
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+
+
+@dataclass
+class ParallelConfig(FairseqDataclass):
+    """How a model is spread over the processes: data x expert x tensor parallelism, and ZeRO."""
+
+    expert_parallel_size: int = field(
+        default=1,
+        metadata={"help": "spread the experts of each layer over N processes; tokens travel to their experts"},
+    )
+    tensor_parallel_size: int = field(
+        default=1,
+        metadata={
+            "help": "split attention, feed-forward networks, experts and output projection over N processes, which "
+            "work on the same batch"
+        },
+    )
+    zero: ChoiceEnum(["0", "1", "2", "3"]) = field(  # type: ignore[valid-type]
+        default="0",
+        metadata={
+            "help": "what data-parallel processes share out among themselves instead of each holding all of it: 0 "
+            "nothing, 1 the optimizer's state, 2 also the gradients, 3 also the parameters"
+        },
+    )
+    data_parallel_replicas: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "share out, with --zero, within N groups of processes, not among all of them: less communication "
+            "between nodes, more memory; default: 1"
+        },
+    )

@@ -1,0 +1,161 @@
+"""A folder of shards: the tensors of a training, each process' part in a file of its own.
+
+The folder has its name only when it is whole and on the disk; ``checksums.json`` tells whether it still is what was
+written. The layout is that of ``torch.distributed.checkpoint``, so any number of processes can read it.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from mmt.errors import UserError
+from mmt.files import sha256_of_file
+
+CHECKSUMS = "checksums.json"
+PREFIX = "shards_"
+_PARTIAL = ".partial"
+
+
+class WritingFailed(UserError):
+    """A checkpoint could not be written; raised on all processes."""
+
+    is_known_to_all = True
+
+
+class ShardsDamaged(UserError):
+    """A folder of shards is not what was written."""
+
+
+def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write every process' part of ``tensors``; called by all processes together.
+
+    Raises:
+        WritingFailed: on all processes, if one of them could not write; nothing is left under the folder's name.
+    """
+    partial = folder.with_name(folder.name + _PARTIAL)
+    try:
+        writer = FileSystemWriter(partial, sync_files=True, overwrite=True)
+        dcp.save(dict(tensors), storage_writer=writer)
+        own = sorted(partial.glob(f"__{dist.get_rank()}_*"))
+        checksums = _together(lambda: {path.name: sha256_of_file(path) for path in own})
+        _together(lambda: _finish(partial, folder, checksums) if dist.get_rank() == 0 else None)
+    except (CheckpointException, OSError) as error:
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise WritingFailed(f"{folder.parent}: a checkpoint could not be written: {_reason(error)}") from error
+
+
+def _finish(partial: Path, folder: Path, checksums: list[dict[str, str]]) -> None:
+    """Give a complete folder its name."""
+    sums = {name: value for part in checksums for name, value in part.items()}
+    sums[".metadata"] = sha256_of_file(partial / ".metadata")
+    with (partial / CHECKSUMS).open("w", encoding="utf-8") as file:
+        json.dump(sums, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(partial)
+    os.rename(partial, folder)
+    sync_folder(folder.parent)
+
+
+def _together(work: Callable[[], Any]) -> list[Any]:
+    """Do ``work`` on every process, and return all results; an OSError of one process is raised on all."""
+    outcome: tuple[Any, str | None]
+    try:
+        outcome = work(), None
+    except OSError as error:
+        outcome = None, str(error)
+    outcomes: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(outcomes, outcome)
+    failures = [failure for _, failure in outcomes if failure]
+    if failures:
+        raise OSError(failures[0])
+    return [result for result, _ in outcomes]
+
+
+def _reason(error: BaseException) -> str:
+    """Return what went wrong on the first process where something did."""
+    failures = getattr(error, "failures", None)
+    return str(next(iter(failures.values()))[0] if failures else error)
+
+
+def check(folder: Path, *, part: int = 0, parts: int = 1) -> None:
+    """Check the files of a folder of shards against their checksums.
+
+    Args:
+        folder: the folder.
+        part: check every ``parts``-th file, from this one on.
+        parts: how many processes share the work.
+
+    Raises:
+        ShardsDamaged: names the file that is missing or differs.
+    """
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ShardsDamaged(f"{folder / CHECKSUMS} cannot be read: {error}") from error
+    for name in sorted(sums)[part::parts]:
+        path = folder / name
+        if not path.is_file():
+            raise ShardsDamaged(f"{path} is missing")
+        if sha256_of_file(path) != sums[name]:
+            raise ShardsDamaged(f"{path} is not what was written: its checksum differs")
+
+
+def check_together(folder: Path) -> None:
+    """Check a folder with all processes, each some of the files.
+
+    Raises:
+        ShardsDamaged: on all processes.
+    """
+    fault: str | None = None
+    try:
+        check(folder, part=dist.get_rank(), parts=dist.get_world_size())
+    except ShardsDamaged as error:
+        fault = str(error)
+    faults: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(faults, fault)
+    for found in faults:
+        if found:
+            raise ShardsDamaged(found)
+
+
+def names_and_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Return the shape and type of every tensor in a folder, by name."""
+    metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
+    return {
+        name: (tuple(entry.size), entry.properties.dtype)
+        for name, entry in metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+
+
+def read_shards(folder: Path, into: dict[str, Tensor]) -> None:
+    """Read tensors, or this process' parts of them, into the memory of ``into``."""
+    dcp.load(into, storage_reader=FileSystemReader(folder), no_dist=not dist.is_initialized())
+
+
+def remove_unused(folder: Path, used: Collection[str]) -> None:
+    """Remove the folders of shards in ``folder`` that no checkpoint refers to, and what a killed save left."""
+    for path in folder.glob(f"{PREFIX}*"):
+        if path.is_dir() and path.name not in used:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

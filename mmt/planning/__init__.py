@@ -1,0 +1,1 @@
+"""What fits on a cluster, and how fast it would be, worked out on one processor."""

@@ -1,0 +1,55 @@
+"""A folder of shards tells whether it is what was written."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmt.distributed import shards
+from mmt.files import sha256_of_file
+
+
+def folder_of_shards(tmp_path: Path) -> Path:
+    folder = tmp_path / "shards_1_ab"
+    folder.mkdir()
+    for name in ("__0_0.distcp", "__1_0.distcp", ".metadata"):
+        (folder / name).write_bytes(name.encode() * 100)
+    sums = {path.name: sha256_of_file(path) for path in folder.iterdir()}
+    (folder / shards.CHECKSUMS).write_text(json.dumps(sums))
+    return folder
+
+
+def test_a_whole_folder_passes(tmp_path: Path) -> None:
+    shards.check(folder_of_shards(tmp_path))
+
+
+def test_one_flipped_bit_is_found_by_one_of_the_processes(tmp_path: Path) -> None:
+    folder = folder_of_shards(tmp_path)
+    path = folder / "__1_0.distcp"
+    content = bytearray(path.read_bytes())
+    content[123] ^= 1
+    path.write_bytes(bytes(content))
+    faults = []
+    for part in range(2):
+        try:
+            shards.check(folder, part=part, parts=2)
+        except shards.ShardsDamaged as error:
+            faults.append(str(error))
+    assert len(faults) == 1
+    assert "__1_0.distcp is not what was written" in faults[0]
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", shards.CHECKSUMS])
+def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
+    folder = folder_of_shards(tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(shards.ShardsDamaged, match=name):
+        shards.check(folder)
+
+
+def test_folders_that_no_checkpoint_refers_to_are_removed(tmp_path: Path) -> None:
+    used, unused, killed = (tmp_path / name for name in ("shards_1_ab", "shards_2_cd", "shards_3_ef.partial"))
+    for folder in (used, unused, killed, tmp_path / "other"):
+        folder.mkdir()
+    shards.remove_unused(tmp_path, {"shards_1_ab"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "shards_1_ab"]

@@ -1,0 +1,117 @@
+"""Several processes that share a batch, and a model, end with the weights of one process with the whole of both."""
+
+import functools
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+
+from tests.system.commands import ROUTINGS, records, run, train, train_command
+
+# In the order of their length, batches of one process are those of several side by side, each of another length.
+IN_ORDER = ["--curriculum", "100", "--required-batch-size-multiple", "1", "--sampling-method", "concat"]
+SENTENCES = 16
+# Some gradients, such as those of key biases, are zero but for rounding, and Adam would scale the rounding up.
+OPTIONS = [*IN_ORDER, "--max-update", "6", "--disable-validation", "--clip-norm", "0.5", "--adam-eps", "0.001"]
+OPTIONS += ["--moe-z-loss-weight", "0.01", "--max-tokens", "100000", "--encoder-layers", "2", "--decoder-layers", "2"]
+OPTIONS += ["--moe-freq", "2", "--warmup-updates", "1", "--lr", "0.002"]
+EXPERTS, TENSORS = "--expert-parallel-size", "--tensor-parallel-size"
+
+# The forms of Kim et al. 2021, table 1: E expert, D data, T tensor parallelism, ZeRO.
+FORMS = {
+    "D": (2, []),
+    "E": (2, [EXPERTS, "2"]),
+    "T": (2, [TENSORS, "2"]),
+    "ZeRO-1": (2, ["--zero", "1"]),
+    "ZeRO-3": (2, ["--zero", "3"]),
+    "E+ZeRO": (2, [EXPERTS, "2", "--zero", "2"]),
+    "E of 4": (4, [EXPERTS, "4"]),
+    "E+D": (4, [EXPERTS, "2"]),
+    "E+ZeRO of 4": (4, [EXPERTS, "2", "--zero", "3"]),
+    "E+D+T": (4, [EXPERTS, "2", TENSORS, "2"]),
+    "E+D+ZeRO": (4, [EXPERTS, "2", "--zero", "2", "--data-parallel-replicas", "2"]),
+    "E+ZeRO-Offload+T": (4, [EXPERTS, "2", TENSORS, "2", "--zero", "3", "--cpu-offload"]),
+}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def train_together(
+    processes: int, data: Path, save_dir: Path, *arguments: str | Path
+) -> subprocess.CompletedProcess[str]:
+    """Train with several processes, and fail with the command's own words if it fails."""
+    command = train_command(data, save_dir, *arguments)
+    launcher = ["torchrun", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
+    result = run([*launcher, *command], timeout=300)
+    assert result.returncode == 0, result.stderr[-4000:] + result.stdout[-2000:]
+    return result
+
+
+def batch_options(data_parallel_size: int, update_freq: int) -> list[str]:
+    return ["--batch-size", str(SENTENCES // data_parallel_size), "--update-freq", str(update_freq)]
+
+
+@pytest.fixture(scope="session")
+def reference(toy_data: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Return a function that trains with one process, once for all tests with the same options."""
+
+    @functools.cache
+    def checkpoint(routing: str, update_freq: int, *options: str) -> Path:
+        folder = tmp_path_factory.mktemp("one")
+        train(toy_data, folder, *ROUTINGS[routing], *OPTIONS, *batch_options(1, update_freq), *options)
+        return folder / "checkpoint_last.pt"
+
+    return checkpoint
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))["model"]
+
+
+def assert_same_weights(found: Path, expected: Path) -> None:
+    weights_found, weights_expected = weights(found), weights(expected)
+    assert weights_found.keys() == weights_expected.keys()
+    for name, weight in weights_expected.items():
+        scale = weight.abs().max().item() if weight.is_floating_point() and weight.numel() else 1.0
+        torch.testing.assert_close(weights_found[name], weight, rtol=0.0, atol=1e-5 * max(scale, 1e-3), msg=name)
+
+
+def data_parallel_size(processes: int, options: list[str]) -> int:
+    return processes // (int(options[options.index(TENSORS) + 1]) if TENSORS in options else 1)
+
+
+@pytest.mark.parametrize("update_freq", [1, 2])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_ends_with_the_weights_of_one_process(
+    form: str, update_freq: int, reference, toy_data: Path, tmp_path: Path
+) -> None:
+    processes, options = FORMS[form]
+    batches = batch_options(data_parallel_size(processes, options), update_freq)
+    train_together(processes, toy_data, tmp_path, *ROUTINGS["token_task"], *OPTIONS, *batches, *options)
+    assert_same_weights(tmp_path / "checkpoint_last.pt", reference("token_task", update_freq))
+
+
+@pytest.mark.parametrize("routing", ["dense", "token", "sentence", "task"])
+def test_every_routing_ends_with_the_weights_of_one_process(
+    routing: str, reference, toy_data: Path, tmp_path: Path
+) -> None:
+    options = [] if routing == "dense" else [EXPERTS, "2"]
+    train_together(2, toy_data, tmp_path, *ROUTINGS[routing], *OPTIONS, *batch_options(2, 1), *options)
+    assert_same_weights(tmp_path / "checkpoint_last.pt", reference(routing, 1))
+
+
+@pytest.mark.parametrize("routing", ["token", "sentence"])
+def test_the_same_tokens_are_dropped(routing: str, reference, toy_data: Path, tmp_path: Path) -> None:
+    capacity = ["--moe-capacity-factor", "1.0", "--moe-drop-policy", "probability"]
+    together = train_together(
+        2, toy_data, tmp_path, *ROUTINGS[routing], *OPTIONS, *batch_options(2, 1), EXPERTS, "2", *capacity
+    )
+    assert float(records(together, "train_inner")[0]["moe_dropped"]) > 1
+    assert_same_weights(tmp_path / "checkpoint_last.pt", reference(routing, 1, *capacity))
