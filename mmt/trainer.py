@@ -80,8 +80,7 @@ class MoETrainer(Trainer):
         self._is_stopping = False
         self.stop_request = StopRequest()
         self.peers: Peers | None = None
-        if cfg.distributed_training.distributed_world_size > 1:
-            self._set_up_mesh(cfg, task)
+        self._set_up_mesh(cfg, task)
         self.autocasts = bool(
             cfg.common.bf16 and not cfg.common.memory_efficient_bf16 and hasattr(task, "autocast_dtype")
         )
@@ -94,15 +93,25 @@ class MoETrainer(Trainer):
             cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
         with self._without_fairseqs_bf16(cfg), _without_fairseqs_offload(cfg):
             super().__init__(cfg, task, model, criterion, quantizer)
+        if isinstance(criterion, MoELabelSmoothedCrossEntropyCriterion) and self.data_parallel_world_size > 1:
+            criterion.data_group = self.data_parallel_process_group
 
     def _set_up_mesh(self, cfg: Any, task: Any) -> None:
+        """Lay out the processes, if there is more to share out than the batch; otherwise they are left to fairseq."""
+        defaults = {name: value for name, value in vars(ParallelConfig()).items() if not name.startswith("_")}
+        sizes = {name: getattr(getattr(task, "args", None), name, value) for name, value in defaults.items()}
+        world_size, offload = cfg.distributed_training.distributed_world_size, cfg.distributed_training.cpu_offload
+        if offload and (world_size == 1 or sizes["zero"] == "0"):
+            raise UserError("--cpu-offload goes with --zero 1, 2 or 3, and several processes")
+        if sizes == defaults:
+            return
         for option in ("fp16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"):
             if getattr(cfg.common, option):
                 raise UserError(f"--{option.replace('_', '-')} works on one process only; on several use --bf16")
-        options = getattr(task, "args", None)
-        sizes = {name: getattr(options, name, default) for name, default in vars(ParallelConfig()).items()}
         self.zero = int(sizes.pop("zero"))
-        shape = choose_shape(cfg.distributed_training.distributed_world_size, zero=self.zero, **sizes)
+        shape = choose_shape(world_size, zero=self.zero, **sizes)
+        if world_size == 1:
+            return
         device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
         self.mesh = Mesh(shape, device)
         timeout = cfg.distributed_training.heartbeat_timeout
@@ -113,23 +122,23 @@ class MoETrainer(Trainer):
 
     @property
     def data_parallel_world_size(self) -> int:
-        return 1 if self.mesh is None else self.mesh.shape.data_parallel_size
+        return super().data_parallel_world_size if self.mesh is None else self.mesh.shape.data_parallel_size
 
     @property
     def data_parallel_rank(self) -> int:
-        return 0 if self.mesh is None else self.mesh.data_rank
+        return super().data_parallel_rank if self.mesh is None else self.mesh.data_rank
 
     @property
     def data_parallel_process_group(self) -> Any:
-        return None if self.mesh is None else self.mesh.data_group
+        return super().data_parallel_process_group if self.mesh is None else self.mesh.data_group
 
     @property
     def is_data_parallel_master(self) -> bool:
-        return self.mesh is None or dist.get_rank() == 0
+        return super().is_data_parallel_master if self.mesh is None else dist.get_rank() == 0
 
     @property
     def use_distributed_wrapper(self) -> bool:
-        return self.mesh is not None
+        return super().use_distributed_wrapper or self.mesh is not None
 
     @property
     def model(self) -> Any:
@@ -143,8 +152,6 @@ class MoETrainer(Trainer):
             # What fairseq's trainer and optimizer look for.
             self._model.no_sync = self._parallel.no_sync
             self._model.all_reduce_grads = self._parallel.finish_gradients
-            if self.mesh.shape.data_parallel_size > 1:
-                self._criterion.data_group = self.mesh.data_group
             if self.zero > 0 or self.mesh.shape.experts > 1:
                 self.task.translate_batch = Lockstep(self._model, self.mesh.data_group)
         return self._model
@@ -209,7 +216,7 @@ class MoETrainer(Trainer):
         """If a signal has come to any process, let this update be the last, and be saved without a validation."""
         signal = self.stop_request.signal
         asked = torch.tensor(int(signal is not None), device=self.device)
-        if self.mesh is not None:
+        if dist.is_initialized():
             dist.all_reduce(asked)
         if asked and not self._is_stopping:
             self._is_stopping = True

@@ -56,7 +56,7 @@ class ParallelModel:
         if self.zero == 0:
             model.to(device)
         else:
-            self._shard(device, CPUOffloadPolicy() if cpu_offload else OffloadPolicy())
+            self._shard(device, CPUOffloadPolicy(device.type == "cuda") if cpu_offload else OffloadPolicy())
         self._average_gradients()
         # What the optimizer works on: this process' parts, plain tensors that share memory with the parameters.
         self._parts = [_own_part(parameter) for parameter in model.parameters() if parameter.requires_grad]
