@@ -8,7 +8,7 @@ SHELL := /bin/bash
 PYTHON  ?= python3
 TORCH   ?= torch==2.13.0
 RECIPE  ?= $(if $(INPUT),own_data,software50)
-PRESET  ?= $(shell sed -n 's/^  - preset: \([a-z0-9_]*\).*/\1/p' recipes/$(RECIPE)/train.yaml)
+PRESET  ?= $(shell sed -n 's/^  - preset: \([a-z0-9_]*\).*/\1/p' recipes/$(RECIPE)/train.yaml 2>/dev/null)
 ROUTING ?= token_task
 RUN     ?=
 INPUT   ?=
@@ -20,6 +20,11 @@ BIN  := $(VENV)/bin
 RUN_DIR := runs/$(RECIPE)/$(PRESET)/$(ROUTING)
 # For commands without a dry run of their own.
 SHOW := $(if $(DRY),@echo ,)
+
+# What a typing mistake gets, before any program sees it.
+define check
+@test -f "recipes/$(RECIPE)/train.yaml" || { echo "make: RECIPE=$(RECIPE): there is no such folder in recipes/ (there are $(shell ls recipes | grep -vx common | paste -sd ' '))" >&2; exit 2; }
+endef
 
 help:  ## show this text
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -47,9 +52,12 @@ checks: venv  ## style and types
 	$(SHOW)$(BIN)/python -m mypy
 
 data: venv  ## fetch and prepare the text of a recipe
+	$(check)
+	@test "$(RECIPE)" != own_data -o -n "$(INPUT)" || { echo "make: RECIPE=own_data needs INPUT=: a folder of train.en-xx.{en,xx} files, or a .tsv" >&2; exit 2; }
 	$(BIN)/python -m data_prep.run $(if $(INPUT),--input "$(INPUT)" --name $(RECIPE),--recipe $(RECIPE) --preset $(PRESET)) $(ARGS) $(if $(DRY),--dry-run)
 
 train: venv  ## train a recipe, or go on where it stopped
+	$(check)
 	@$(BIN)/mmt train $(RECIPE) preset=$(PRESET) model=$(ROUTING) $(if $(RUN),run=$(RUN)) $(ARGS) $(if $(DRY),--dry-run)
 
 evaluate: venv  ## score the trained model in all directions, or go on where it stopped

@@ -67,7 +67,7 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             ("--moe-balance-loss-weight", moe_balance_loss_weight),
             ("--moe-z-loss-weight", moe_z_loss_weight),
         ):
-            if weight is not None and not weight >= 0:  # nor not a number
+            if weight is not None and not weight >= 0:  # written so that nan is refused too
                 raise UserError(f"{option} must be 0 or more, but is {weight}")
         self.balance_loss_weight = moe_balance_loss_weight
         self.z_loss_weight = moe_z_loss_weight

@@ -12,10 +12,13 @@ from torch.nn import functional as F
 
 from mmt.modules.collectives import own_part, sum_gradient_over_ranks, sum_over_ranks
 from mmt.modules.reused_memory import ReusedMemory
+from mmt.modules.side_by_side import Segment, run_in_turn, run_side_by_side
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 # Up to so many rows a weight's gradient is faster as a sum of outer products: a matrix product repacks its operands.
 FEW_ROWS = 6
+# From so many numbers in an expert's matrix on, experts side by side are faster than one after the other.
+LARGE_MATRIX = 2**19
 
 
 class Experts(nn.Module):
@@ -128,15 +131,23 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
     ) -> Tensor:
         hidden_RF = x_RD.new_empty(x_RD.size(0), weight_1.size(1))
         out_RD = torch.empty_like(x_RD)
-        cast_1, cast_2 = _CastSlices(weight_1, x_RD), _CastSlices(weight_2, x_RD)
         bias_1, bias_2 = bias_1.to(x_RD.dtype), bias_2.to(x_RD.dtype)
-        for expert, rows in _segments(counts):
+
+        def casts() -> tuple[_CastSlices, _CastSlices]:
+            return _CastSlices(weight_1, x_RD), _CastSlices(weight_2, x_RD)
+
+        def compute(segment: Segment, cast: tuple[_CastSlices, _CastSlices]) -> None:
+            expert, rows = segment
             hidden = hidden_RF[rows]
             # Not addmm, which copies the bias to all rows before it begins.
-            torch.mm(x_RD[rows], cast_1[expert].t(), out=hidden).add_(bias_1[expert]).relu_()
+            torch.mm(x_RD[rows], cast[0][expert].t(), out=hidden).add_(bias_1[expert]).relu_()
             if dropout > 0:
                 F.dropout(hidden, dropout, training=True, inplace=True)
-            torch.mm(hidden, cast_2[expert].t(), out=out_RD[rows]).add_(bias_2[expert])
+            torch.mm(hidden, cast[1][expert].t(), out=out_RD[rows]).add_(bias_2[expert])
+
+        # Dropout takes its random numbers in the order of the experts.
+        run = _way_to_run(x_RD, weight_1) if dropout == 0 else run_in_turn
+        run(_segments(counts), casts, compute)
         ctx.save_for_backward(x_RD, hidden_RF, weight_1, weight_2)
         ctx.counts, ctx.dropout, ctx.gradient_memory = counts, dropout, gradient_memory
         return out_RD
@@ -150,10 +161,15 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
         memory_1, memory_2 = ctx.gradient_memory
         grad_weight_1, grad_weight_2 = memory_1.empty_like(weight_1), memory_2.empty_like(weight_2)
         grad_bias_1, grad_bias_2 = weight_1.new_zeros(weight_1.shape[:2]), weight_2.new_zeros(weight_2.shape[:2])
-        cast_1, cast_2 = _CastSlices(weight_1, x_RD), _CastSlices(weight_2, x_RD)
-        # One buffer for all experts: freshly allocated memory costs as much as the product that fills it.
-        grad_hidden_RF = hidden_RF.new_empty(max(ctx.counts), hidden_RF.size(1))
-        for expert, rows in _segments(ctx.counts):
+
+        def buffers() -> tuple[_CastSlices, _CastSlices, Tensor]:
+            # One for all experts: freshly allocated memory costs as much as the product that fills it.
+            grad_hidden_RF = hidden_RF.new_empty(max(ctx.counts), hidden_RF.size(1))
+            return _CastSlices(weight_1, x_RD), _CastSlices(weight_2, x_RD), grad_hidden_RF
+
+        def compute(segment: Segment, scratch: tuple[_CastSlices, _CastSlices, Tensor]) -> None:
+            expert, rows = segment
+            cast_1, cast_2, grad_hidden_RF = scratch
             x, hidden, grad = x_RD[rows], hidden_RF[rows], grad_RD[rows]
             grad_hidden = torch.mm(grad, cast_2[expert], out=grad_hidden_RF[: x.size(0)])
             # The hidden state is positive where ReLU and dropout let something through.
@@ -165,6 +181,8 @@ class _ReluFeedForwardByExpert(torch.autograd.Function):
             torch.sum(grad_hidden, dim=0, dtype=weight_1.dtype, out=grad_bias_1[expert])
             cast_2.store_gradient(grad, hidden, out=grad_weight_2[expert])
             cast_1.store_gradient(grad_hidden, x, out=grad_weight_1[expert])
+
+        _way_to_run(x_RD, weight_1)(_segments(ctx.counts), buffers, compute)
         for expert, count in enumerate(ctx.counts):
             if count == 0:
                 grad_weight_1[expert].zero_()
@@ -199,7 +217,15 @@ class _CastSlices:
             torch.mm(grad.t(), x, out=out)
 
 
-def _segments(counts: list[int]) -> list[tuple[int, slice]]:
+def _way_to_run(x_RD: Tensor, weight_1: Tensor) -> Callable[..., None]:
+    """Choose between all threads for one expert after the other, and experts side by side."""
+    # Measured: in float32 there is nothing in it, and smaller matrices are over before a thread has begun.
+    if x_RD.dtype == torch.bfloat16 and weight_1[0].numel() >= LARGE_MATRIX and torch.get_num_threads() > 1:
+        return run_side_by_side
+    return run_in_turn
+
+
+def _segments(counts: list[int]) -> list[Segment]:
     """List the experts that have rows, with their rows."""
     segments, start = [], 0
     for expert, count in enumerate(counts):

@@ -176,6 +176,22 @@ def test_dry_make_prints_and_runs_nothing(arguments: Sequence[str], expected: st
     assert re.search(expected, result.stdout)
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "RECIPE=nope"], "RECIPE=nope: there is no such folder in recipes/ (there are demo"),
+        (["data", "RECIPE=nope"], "RECIPE=nope: there is no such folder in recipes/ (there are demo"),
+        (["data", "RECIPE=own_data"], "RECIPE=own_data needs INPUT=: a folder of"),
+    ],
+)
+def test_make_names_a_mistake_before_anything_runs(arguments: Sequence[str], message: str) -> None:
+    command = ["make", "--old-file=.venv/.installed", "DRY=1", *arguments]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[0]
+
+
 def test_make_alone_shows_the_targets() -> None:
     shown = run(["make"]).stdout
 

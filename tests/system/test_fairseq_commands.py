@@ -50,6 +50,8 @@ def test_a_script_that_imports_mmt_trains_with_our_trainer(user_dir: list[str], 
     arguments = [word for word in command[1:] if word not in PLUGIN]
     result = run(["python", "-c", script, *arguments, *user_dir], cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
-    assert [int(record["num_updates"]) for record in records(result, "train_inner")] == [1]
+    # Not from the log: whoever imports fairseq's models first gets the logging of one of them, at level DEBUG.
+    saved = torch.load(tmp_path / "run" / "checkpoint_last.pt")
+    assert saved["optimizer_history"][-1]["num_updates"] == 1
     # fairseq's own trainer does not save it.
-    assert "early_stopping" in torch.load(tmp_path / "run" / "checkpoint_last.pt")["extra_state"]
+    assert "early_stopping" in saved["extra_state"]
