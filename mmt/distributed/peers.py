@@ -69,6 +69,9 @@ class Peers:
     def end(self) -> None:
         """Stop watching; called by all processes when the training is over."""
         self._is_over.set()
+        # A thread that Python's end meets inside of the store's code would abort the process.
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=10 * INTERVAL_SECONDS)
 
     def _name(self, rank: int) -> str:
         return f"process {rank} on host {self.hosts[rank]}"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 
+import mmt  # noqa: F401  (lets fairseq read checkpoints with shards)
 from tests.system.commands import ROUTINGS, records, run, train, train_command
 
 # In the order of their length, batches of one process are those of several side by side, each of another length.
