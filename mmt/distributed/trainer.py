@@ -1,0 +1,258 @@
+"""fairseq's trainer for a model that is spread over several processes: data, expert and tensor parallelism, ZeRO."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fairseq import checkpoint_utils, optim, utils
+from fairseq.optim import lr_scheduler
+from fairseq.trainer import Trainer
+from omegaconf import open_dict
+
+from mmt.distributed.checkpoint import (
+    ALIASES,
+    FOLDER,
+    OPTIMIZER_REST,
+    SaveTogether,
+    read_training,
+    remove_unused_shards,
+    shards_of,
+)
+from mmt.distributed.config import ParallelConfig
+from mmt.distributed.gradient_norm import clip_gradient_norm
+from mmt.distributed.lockstep import Lockstep
+from mmt.distributed.mesh import Mesh, choose_shape
+from mmt.distributed.parallelize import ParallelModel
+from mmt.distributed.peers import Peers
+from mmt.distributed.shards import check_together, sync_folder, write_shards
+from mmt.distributed.stop_request import EXIT_CODE, StopRequest
+from mmt.distributed.training_state import collect, first_names, read_into, spread, trained_names
+from mmt.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Unless --heartbeat-timeout says otherwise: longer than any batch, or the saving of a checkpoint, should take.
+DEFAULT_TIMEOUT_SECONDS = 600
+
+
+class ParallelTrainer(Trainer):
+    """fairseq's Trainer on any number of processes.
+
+    * The model is spread over the processes as ``ParallelConfig`` says, by torch's own means in place of fairseq's
+      ``--ddp-backend``; the result is that of one process with the whole batch. Without any of these options several
+      processes are plain data-parallel ones, and are left to fairseq.
+    * Checkpoints are written and read by all processes together, each its part.
+    * A process that dies, hangs, fails or runs out of memory ends all of them, and is named.
+    * At a signal all of them save and stop.
+    """
+
+    def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
+        self.mesh: Mesh | None = None
+        self.zero = 0
+        self._parallel: ParallelModel | None = None
+        self._saving: SaveTogether | None = None
+        self._optimizer_rest: dict[str, Any] = {}
+        self._is_stopping = False
+        self.stop_request = StopRequest()
+        self.peers = _watch_peers(cfg.distributed_training)
+        self._set_up_mesh(cfg, task)
+        with open_dict(cfg):
+            # fairseq would broadcast what the first process reads, as a pickle that the others refuse to load.
+            cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+        with _without_fairseqs_offload(cfg):
+            super().__init__(cfg, task, model, criterion, quantizer)
+        if hasattr(criterion, "data_group") and self.data_parallel_world_size > 1:
+            criterion.data_group = self.data_parallel_process_group
+
+    def _set_up_mesh(self, cfg: Any, task: Any) -> None:
+        """Lay out the processes, if there is more to share out than the batch; otherwise they are left to fairseq."""
+        defaults = {name: value for name, value in vars(ParallelConfig()).items() if not name.startswith("_")}
+        sizes = {name: getattr(getattr(task, "args", None), name, value) for name, value in defaults.items()}
+        world_size, offload = cfg.distributed_training.distributed_world_size, cfg.distributed_training.cpu_offload
+        if offload and (world_size == 1 or sizes["zero"] == "0"):
+            raise UserError("--cpu-offload goes with --zero 1, 2 or 3, and several processes")
+        if sizes == defaults:
+            return
+        for option in ("fp16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"):
+            if getattr(cfg.common, option):
+                raise UserError(f"--{option.replace('_', '-')} works on one process only; on several use --bf16")
+        self.zero = int(sizes.pop("zero"))
+        shape = choose_shape(world_size, zero=self.zero, **sizes)
+        if world_size == 1:
+            return
+        device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
+        self.mesh = Mesh(shape, device)
+        logger.info("%d processes: %s", shape.world_size, shape)
+
+    # Which part of the data this process works on.
+
+    @property
+    def data_parallel_world_size(self) -> int:
+        return super().data_parallel_world_size if self.mesh is None else self.mesh.shape.data_parallel_size
+
+    @property
+    def data_parallel_rank(self) -> int:
+        return super().data_parallel_rank if self.mesh is None else self.mesh.data_rank
+
+    @property
+    def data_parallel_process_group(self) -> Any:
+        return super().data_parallel_process_group if self.mesh is None else self.mesh.data_group
+
+    @property
+    def is_data_parallel_master(self) -> bool:
+        return super().is_data_parallel_master if self.mesh is None else dist.get_rank() == 0
+
+    @property
+    def use_distributed_wrapper(self) -> bool:
+        return super().use_distributed_wrapper or self.mesh is not None
+
+    @property
+    def model(self) -> Any:
+        if self.mesh is None:
+            return super().model
+        if self._parallel is None:
+            offload = self.cfg.distributed_training.cpu_offload
+            self._parallel = ParallelModel(
+                self._model, self.mesh, zero=self.zero, device=self.device, cpu_offload=offload
+            )
+            # What fairseq's trainer and optimizer look for.
+            self._model.no_sync = self._parallel.no_sync
+            self._model.all_reduce_grads = self._parallel.finish_gradients
+            if self.zero > 0 or self.mesh.shape.experts > 1:
+                self.task.translate_batch = Lockstep(self._model, self.mesh.data_group)
+        return self._model
+
+    def _build_optimizer(self) -> None:
+        if self.mesh is None:
+            super()._build_optimizer()
+            return
+        assert self.model is self._model and self._parallel is not None
+        self._optimizer = optim.build_optimizer(self.cfg.optimizer, self._parallel.optimized)
+        self._lr_scheduler = lr_scheduler.build_lr_scheduler(self.cfg.lr_scheduler, self._optimizer)
+        self._lr_scheduler.step_update(0)
+
+    def zero_grad(self) -> None:
+        super().zero_grad()
+        if self._parallel is not None:
+            self._parallel.zero_grad()
+
+    def clip_grad_norm(self, clip_norm: float) -> torch.Tensor:
+        if self._parallel is None:
+            return super().clip_grad_norm(clip_norm)
+        return clip_gradient_norm(self._parallel.gradients_by_copies(), clip_norm)
+
+    def train_step(self, samples: list[Any], raise_oom: bool = False) -> Any:
+        # fairseq skips a batch without enough memory, but the routing losses of the other processes wait for it.
+        raise_oom = raise_oom or self.data_parallel_world_size > 1
+        logging_output = super().train_step(samples, raise_oom)
+        if self.peers is not None:
+            self.peers.get_on()
+        self._stop_if_asked()
+        return logging_output
+
+    def valid_step(self, sample: Any, raise_oom: bool = False) -> Any:
+        if self.peers is not None:
+            self.peers.get_on()
+        return super().valid_step(sample, raise_oom)
+
+    def _stop_if_asked(self) -> None:
+        """If a signal has come to any process, let this update be the last, and be saved without a validation."""
+        signal = self.stop_request.signal
+        asked = torch.tensor(int(signal is not None), device=self.device)
+        if dist.is_initialized():
+            dist.all_reduce(asked)
+        if asked and not self._is_stopping:
+            self._is_stopping = True
+            logger.warning("%s: saving after update %d, and stopping", signal, self.get_num_updates())
+            with open_dict(self.cfg):  # what fairseq looks at after each update
+                self.cfg.optimization.stop_time_hours = 1e-9
+                self.cfg.dataset.validate_after_updates = sys.maxsize
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        if self.mesh is not None:  # the tensors are in the shards
+            state["model"] = {}
+            if "last_optimizer_state" in state:
+                state["last_optimizer_state"] = {**state["last_optimizer_state"], "state": {}}
+        return state
+
+    def save_with_all_processes(self, save: Callable[[], Any]) -> Any:
+        """Call ``save``, fairseq's function that saves checkpoints, together with all processes."""
+        result = save() if self.mesh is None else self._save_together(save)
+        if self._is_stopping:
+            logger.warning("stopped after update %d; the same command goes on from there", self.get_num_updates())
+            raise SystemExit(EXIT_CODE)
+        return result
+
+    def _save_together(self, save: Callable[[], Any]) -> Any:
+        self._saving = self._saving or SaveTogether(self._write_shards)
+        result = self._saving.run(save)
+        if dist.get_rank() == 0:
+            remove_unused_shards(Path(self.cfg.checkpoint.save_dir))
+        return result
+
+    def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
+        if self.mesh is None:
+            return super().save_checkpoint(filename, extra_state)
+        if self._saving is None or not self._saving.is_saving:
+            # fairseq saves crash.pt when something goes wrong on this process, and the others know nothing of it.
+            logger.warning("%s is not saved: the other processes would have to take part", filename)
+            return None
+        path = Path(filename).absolute()
+        logger.info("Saving checkpoint to %s", path)
+        folder = self._saving.new_folder(path, self.get_num_updates())
+        state = utils.move_to_cpu(self.state_dict())
+        state["extra_state"].update(extra_state)
+        state.update({FOLDER: folder.name, ALIASES: first_names(self.model), OPTIMIZER_REST: self._optimizer_rest})
+        checkpoint_utils.torch_persistent_save(state, str(path))
+        sync_folder(path.parent)
+        logger.info("Finished saving checkpoint to %s", path)
+        return str(path)
+
+    def _write_shards(self, folder: Path) -> None:
+        assert self._parallel is not None
+        self._parallel.reshard()
+        kept = self.optimizer.state_dict()["state"] if not self.cfg.checkpoint.no_save_optimizer_state else {}
+        tensors, self._optimizer_rest = collect(self.model, kept)
+        write_shards(folder, tensors)
+
+    def read_checkpoint(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
+        """Fill in the tensors of a checkpoint, spread as the model is now."""
+        if self.mesh is None:
+            return read_training(path, state, trained_names(self.model))
+        assert self.model is self._model and self._parallel is not None
+        self._parallel.reshard()
+        folder = shards_of(path, state)
+        kept = state.get("last_optimizer_state")
+        if folder is None:
+            model, parts = spread(self.model, state["model"], kept["state"] if kept else {})
+        else:
+            check_together(folder)
+            model, parts = read_into(folder, self.model, state[OPTIMIZER_REST], with_optimizer=kept is not None)
+        state["model"] = model
+        if kept is not None:
+            kept["state"] = parts
+        return state
+
+
+def _watch_peers(cfg: Any) -> Peers | None:
+    if cfg.distributed_world_size == 1:
+        return None
+    return Peers(cfg.heartbeat_timeout if cfg.heartbeat_timeout > 0 else DEFAULT_TIMEOUT_SECONDS)
+
+
+@contextlib.contextmanager
+def _without_fairseqs_offload(cfg: Any) -> Iterator[None]:
+    """Keep fairseq from refusing ``--cpu-offload``, which it does without fairscale."""
+    chosen = cfg.distributed_training.cpu_offload
+    with open_dict(cfg):
+        cfg.distributed_training.cpu_offload = False
+        try:
+            yield
+        finally:
+            cfg.distributed_training.cpu_offload = chosen
