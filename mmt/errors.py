@@ -1,4 +1,4 @@
-"""The one exception for what a user can cause."""
+"""The exceptions for what a user can cause, or can do something about."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The commands print it without a traceback and exit with code 2.
     """
+
+
+class CheckpointDamaged(UserError):
+    """A checkpoint is not what was written, or not all of it is there."""

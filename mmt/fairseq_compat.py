@@ -28,7 +28,7 @@ from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
 
 from mmt.distributed.checkpoint import fill_in
-from mmt.errors import UserError
+from mmt.errors import CheckpointDamaged, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def _load_checkpoint_with_clear_errors(original: Callable[..., Any], path: str, 
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"checkpoint {path} cannot be read: {_why_unreadable(path, error)}") from error
+        raise CheckpointDamaged(f"checkpoint {path} cannot be read: {_why_unreadable(path, error)}") from error
     if "model" not in state:
         raise UserError(f"checkpoint {path} cannot be read: it is not a fairseq checkpoint (no 'model' inside)")
     return fill_in(Path(path), state)
@@ -261,7 +261,8 @@ def install_one_line_errors() -> None:
             previous(kind, error, traceback)
             return
         sys.stdout.flush()
-        print(f"mmt: error: {error}", file=sys.stderr, flush=True)
+        # Not sys.stderr, whose text torch.distributed collects while a hook runs, to show it afterwards.
+        print(f"mmt: error: {error}", file=sys.__stderr__, flush=True)
         # An exception hook cannot choose the exit code otherwise; nothing is left to clean up at this point.
         os._exit(2)
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fairseq.trainer
@@ -15,10 +16,11 @@ from fairseq.trainer import Trainer
 from omegaconf import open_dict
 
 from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyCriterion
-from mmt.distributed.checkpoint import reading_with
+from mmt.distributed.checkpoint import newest_first, reading_with
 from mmt.distributed.trainer import ParallelTrainer
-from mmt.errors import UserError
+from mmt.errors import CheckpointDamaged, UserError
 from mmt.fairseq_compat import refuse_dead_flags
+from mmt.modules.collectives import own_part
 from mmt.modules.moe_layer import MoELayer
 
 logger = logging.getLogger(__name__)
@@ -32,8 +34,10 @@ class MoETrainer(ParallelTrainer):
       ``--memory-efficient-bf16`` keeps fairseq's meaning (bfloat16 parameters).
     * ``--amp`` is float16 autocast, as in fairseq.
     * With ``--update-freq N`` a dummy batch weighs nothing, wherever in the group it falls.
+    * A gradient that is not finite ends the training in words.
     * A training goes on with another number of processes where it stopped in the data.
     * ``--patience`` counts on where a resumed training stopped counting.
+    * A training whose last checkpoint is damaged says so, and goes on from the newest one that is not.
     * A finished training that is started again ends at once, and leaves its checkpoints as they are.
     """
 
@@ -85,6 +89,24 @@ class MoETrainer(ParallelTrainer):
         """
         return super().train_step(sorted(samples, key=_is_real), raise_oom)
 
+    def clip_grad_norm(self, clip_norm: float) -> torch.Tensor:
+        """Clip the gradient; end the training if it is not finite, which every process sees in the norm.
+
+        fairseq would go through the batch once more to look for the cause, and show a traceback.
+
+        Raises:
+            UserError: names the update, the parameters, and what to do.
+        """
+        norm = super().clip_grad_norm(clip_norm)
+        if self.cfg.common.fp16 or self.cfg.common.amp or torch.isfinite(norm):  # float16 has a loss scale to lower
+            return norm
+        names = [name for name, parameter in self.model.named_parameters() if _is_not_finite(parameter.grad)]
+        where = f"of {names[0]} ({len(names)} parameters in all)" if names else "on another process"
+        raise UserError(
+            f"update {self.get_num_updates() + 1}: the gradient {where} is not finite, its norm is {norm:g}; the last "
+            "checkpoint is as it was. Try a lower --lr, more --warmup-updates, or --clip-norm"
+        )
+
     def begin_epoch(self, epoch: int) -> None:
         # fairseq would first make one more update, and then compare.
         max_update = self.cfg.optimization.max_update
@@ -102,6 +124,28 @@ class MoETrainer(ParallelTrainer):
         return state
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        """Go on from a checkpoint, or, if the last one of this training is damaged, from the newest one that is not."""
+        save_dir = Path(self.cfg.checkpoint.save_dir)
+        last = save_dir / "checkpoint_last.pt"
+        others = [path for path in newest_first(save_dir) if path != last] if Path(filename) == last else []
+        if not others:
+            return self._load_checkpoint(filename, *args, **kwargs)
+        try:
+            if not last.exists():
+                raise CheckpointDamaged(f"checkpoint {last} does not exist, though others do")
+            return self._load_checkpoint(filename, *args, **kwargs)
+        except CheckpointDamaged as error:
+            damage = error
+        for path in others:
+            logger.warning("%s", damage)
+            logger.warning("going on from %s instead", path)
+            try:
+                return self._load_checkpoint(str(path), *args, **kwargs)
+            except CheckpointDamaged as error:
+                damage = error
+        raise damage
+
+    def _load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         try:
             with reading_with(self.read_checkpoint):
                 extra_state = super().load_checkpoint(filename, *args, **kwargs)
@@ -136,6 +180,10 @@ class MoETrainer(ParallelTrainer):
             logger.warning(
                 "%d batches are not a multiple of %d processes: the last %d are seen again", seen, now, seen % now
             )
+
+
+def _is_not_finite(gradient: torch.Tensor | None) -> bool:
+    return gradient is not None and not bool(torch.isfinite(own_part(gradient)).all())
 
 
 def _is_real(sample: Any) -> bool:

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from mmt.distributed.shards import PREFIX, check, remove_unused
 from mmt.distributed.training_state import read_whole
-from mmt.errors import UserError
+from mmt.errors import CheckpointDamaged, UserError
 
 FOLDER = "shards"
 ALIASES = "aliases"
@@ -92,15 +92,26 @@ def _broadcast(order: tuple[str, str] | None) -> tuple[str, str]:
     return box[0]
 
 
+def _heads(save_dir: Path) -> Iterator[tuple[Path, State]]:
+    """Yield the checkpoints in a folder, with what is in them but for the numbers in their tensors."""
+    for path in save_dir.glob("*.pt"):
+        with contextlib.suppress(Exception):  # a file of someone else's, or damaged
+            yield path, torch.load(path, map_location="meta", weights_only=True, mmap=True)
+
+
 def used_folders(save_dir: Path) -> set[str]:
     """Return the names of the folders of shards that the checkpoints in a folder refer to."""
-    used = set()
-    for path in save_dir.glob("*.pt"):
-        with contextlib.suppress(Exception):  # a file of someone else's
-            name = torch.load(path, map_location="meta", weights_only=True, mmap=True).get(FOLDER)
-            if name is not None:
-                used.add(name)
-    return used
+    return {head[FOLDER] for _, head in _heads(save_dir) if head.get(FOLDER) is not None}
+
+
+def newest_first(save_dir: Path) -> list[Path]:
+    """List the checkpoints in a folder that a training can go on from, those with the most updates first."""
+    updates = {
+        path: head["optimizer_history"][-1]["num_updates"]
+        for path, head in _heads(save_dir)
+        if head.get("optimizer_history")
+    }
+    return sorted(updates, key=lambda path: (-updates[path], path.name))
 
 
 def remove_unused_shards(save_dir: Path) -> None:
@@ -137,14 +148,14 @@ def shards_of(path: Path, state: State) -> Path | None:
     """Return the folder of shards that a checkpoint refers to; None if it holds its tensors itself.
 
     Raises:
-        UserError: if the folder is not there.
+        CheckpointDamaged: if the folder is not there.
     """
     name = state.get(FOLDER)
     if name is None:
         return None
     folder = path.parent / name
     if not folder.is_dir():
-        raise UserError(f"checkpoint {path}: its folder {name} is not beside it")
+        raise CheckpointDamaged(f"checkpoint {path}: its folder {name} is not beside it")
     return folder
 
 

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from mmt.errors import UserError
+from mmt.errors import CheckpointDamaged, UserError
 from mmt.files import sha256_of_file
 
 CHECKSUMS = "checksums.json"
@@ -30,10 +30,6 @@ class WritingFailed(UserError):
     """A checkpoint could not be written; raised on all processes."""
 
     is_known_to_all = True
-
-
-class ShardsDamaged(UserError):
-    """A folder of shards is not what was written."""
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -98,36 +94,36 @@ def check(folder: Path, *, part: int = 0, parts: int = 1) -> None:
         parts: how many processes share the work.
 
     Raises:
-        ShardsDamaged: names the file that is missing or differs.
+        CheckpointDamaged: names the file that is missing or differs.
     """
     try:
         sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ShardsDamaged(f"{folder / CHECKSUMS} cannot be read: {error}") from error
+        raise CheckpointDamaged(f"{folder / CHECKSUMS} cannot be read: {error}") from error
     for name in sorted(sums)[part::parts]:
         path = folder / name
         if not path.is_file():
-            raise ShardsDamaged(f"{path} is missing")
+            raise CheckpointDamaged(f"{path} is missing")
         if sha256_of_file(path) != sums[name]:
-            raise ShardsDamaged(f"{path} is not what was written: its checksum differs")
+            raise CheckpointDamaged(f"{path} is not what was written: its checksum differs")
 
 
 def check_together(folder: Path) -> None:
     """Check a folder with all processes, each some of the files.
 
     Raises:
-        ShardsDamaged: on all processes.
+        CheckpointDamaged: on all processes.
     """
     fault: str | None = None
     try:
         check(folder, part=dist.get_rank(), parts=dist.get_world_size())
-    except ShardsDamaged as error:
+    except CheckpointDamaged as error:
         fault = str(error)
     faults: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(faults, fault)
     for found in faults:
         if found:
-            raise ShardsDamaged(found)
+            raise CheckpointDamaged(found)
 
 
 def names_and_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmt.distributed import shards
+from mmt.errors import CheckpointDamaged
 from mmt.files import sha256_of_file
 
 
@@ -33,7 +34,7 @@ def test_one_flipped_bit_is_found_by_one_of_the_processes(tmp_path: Path) -> Non
     for part in range(2):
         try:
             shards.check(folder, part=part, parts=2)
-        except shards.ShardsDamaged as error:
+        except CheckpointDamaged as error:
             faults.append(str(error))
     assert len(faults) == 1
     assert "__1_0.distcp is not what was written" in faults[0]
@@ -43,7 +44,7 @@ def test_one_flipped_bit_is_found_by_one_of_the_processes(tmp_path: Path) -> Non
 def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
     folder = folder_of_shards(tmp_path)
     (folder / name).unlink()
-    with pytest.raises(shards.ShardsDamaged, match=name):
+    with pytest.raises(CheckpointDamaged, match=name):
         shards.check(folder)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -96,6 +97,28 @@ def train(data: Path, save_dir: Path, *arguments: str | Path, **kwargs: Any) -> 
     """Train, and fail with the command's own words if it fails."""
     result = run(train_command(data, save_dir, *arguments), **kwargs)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-3000:]
+    return result
+
+
+def free_port() -> int:
+    """Return a port that no one listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def launcher(processes: int, *options: str) -> list[str]:
+    """Return the start of a command that runs a program in several processes of this machine."""
+    return ["torchrun", "--nproc-per-node", str(processes), "--master-port", str(free_port()), *options]
+
+
+def train_together(
+    processes: int, data: Path, save_dir: Path, *arguments: str | Path, **kwargs: Any
+) -> subprocess.CompletedProcess[str]:
+    """Train with several processes, and fail with the command's own words if it fails."""
+    command = [*launcher(processes), *train_command(data, save_dir, *arguments)]
+    result = run(command, timeout=300, **kwargs)
+    assert result.returncode == 0, result.stderr[-4000:] + result.stdout[-2000:]
     return result
 
 

@@ -1,51 +1,17 @@
-"""Two processes train as one does."""
+"""Plain data-parallel processes: dummy batches, and another number of processes."""
 
-import socket
-import subprocess
+import functools
 from pathlib import Path
 
-import pytest
 import torch
 
 from tests.tasks.test_multilingual_moe_translation import make_task
-from tests.system.commands import ROUTINGS, records, run, train, train_command
+from tests.system.commands import ROUTINGS, records, train, train_together
 
+train_with_two_processes = functools.partial(train_together, 2)
 
 # Some gradients, such as those of key biases, are zero but for rounding, and Adam would scale the rounding up.
 ADAM = ["--adam-eps", "0.001"]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def train_with_two_processes(data: Path, save_dir: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Train, and fail with the command's own words if it fails."""
-    command = train_command(data, save_dir, *arguments)
-    result = run(["torchrun", "--nproc-per-node", "2", "--master-port", str(free_port()), *command], timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
-    return result
-
-
-@pytest.mark.parametrize("routing", ["token_task"])
-def test_two_processes_end_with_the_weights_of_one(routing: str, toy_data: Path, tmp_path: Path) -> None:
-    options = [
-        *ROUTINGS[routing],
-        "--max-update",
-        "6",
-        "--disable-validation",
-        "--clip-norm",
-        "0.5",
-        *ADAM,
-    ]
-    train(toy_data, tmp_path / "one", *options, "--update-freq", "2")
-    train_with_two_processes(toy_data, tmp_path / "two", *options)
-    one, two = (torch.load(tmp_path / name / "checkpoint_last.pt")["model"] for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_a_dummy_batch_weighs_nothing(toy_data: Path, tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """Several processes that share a batch, and a model, end with the weights of one process with the whole of both."""
 
 import functools
-import socket
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 from fairseq import checkpoint_utils
 
 import mmt  # noqa: F401  (lets fairseq read checkpoints with shards)
-from tests.system.commands import ROUTINGS, records, run, train, train_command
+from tests.system.commands import ROUTINGS, records, train, train_together
 
 # In the order of their length, batches of one process are those of several side by side, each of another length.
 IN_ORDER = ["--curriculum", "100", "--required-batch-size-multiple", "1", "--sampling-method", "concat"]
@@ -36,23 +34,6 @@ FORMS = {
     "E+D+ZeRO": (4, [EXPERTS, "2", "--zero", "2", "--data-parallel-replicas", "2"]),
     "E+ZeRO-Offload+T": (4, [EXPERTS, "2", TENSORS, "2", "--zero", "3", "--cpu-offload"]),
 }
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def train_together(
-    processes: int, data: Path, save_dir: Path, *arguments: str | Path
-) -> subprocess.CompletedProcess[str]:
-    """Train with several processes, and fail with the command's own words if it fails."""
-    command = train_command(data, save_dir, *arguments)
-    launcher = ["torchrun", "--nproc-per-node", str(processes), "--master-port", str(free_port())]
-    result = run([*launcher, *command], timeout=300)
-    assert result.returncode == 0, result.stderr[-4000:] + result.stdout[-2000:]
-    return result
 
 
 def batch_options(data_parallel_size: int, update_freq: int) -> list[str]:

@@ -1,0 +1,168 @@
+"""Killed at any instant, on a full disk, with a damaged file: all that is lost is what came after a checkpoint."""
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmt.distributed.checkpoint import shards_of
+from mmt.distributed.training_state import read_whole
+from tests.system.commands import ROUTINGS, installed, launcher, records, run, train_command, train_together
+
+KILLS = 20
+SAVE_INTERVAL = 3
+PARALLEL = ["--expert-parallel-size", "2", "--zero", "2"]
+OPTIONS = [*ROUTINGS["token_task"], *PARALLEL, "--disable-validation", "--dropout", "0.1", "--moe-freq", "1"]
+OPTIONS += ["--save-interval-updates", str(SAVE_INTERVAL), "--keep-interval-updates", "2"]
+OPTIONS += ["--moe-capacity-factor", "1.0"]
+
+
+def saved_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of the model and what the optimizer keeps of each, by name."""
+    folder = shards_of(checkpoint, torch.load(checkpoint))
+    assert folder is not None
+    return read_whole(folder, {}, kinds=("model", "optimizer"))
+
+
+def children(process: int) -> list[int]:
+    """Return the processes that a process has started."""
+    folder = Path(f"/proc/{process}/task/{process}/children")
+    return [int(child) for child in folder.read_text().split()] if folder.exists() else []
+
+
+def kill(launcher_process: int, everyone: bool) -> None:
+    """Kill the launcher with all its workers, or one worker."""
+    workers = children(launcher_process)
+    for process in [launcher_process, *workers] if everyone else workers[-1:]:
+        os.kill(process, signal.SIGKILL)
+
+
+class Training:
+    """A training of two processes that runs beside the test, with its log in a file."""
+
+    def __init__(self, data: Path, save_dir: Path, log: Path, *arguments: str) -> None:
+        program, *options = [*launcher(2), *train_command(data, save_dir, *OPTIONS, *arguments)]
+        self.log = log
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                [installed(program), *options], stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            )
+
+    def updates(self) -> int:
+        """Return the number of the last update that is in the log."""
+        found = re.findall(r'"num_updates": "(\d+)"', self.log.read_text(errors="replace"))
+        return int(found[-1]) if found else 0
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a moment of the training, or for its end."""
+        deadline = time.monotonic() + 120
+        while not condition() and self.process.poll() is None:
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+            time.sleep(0.001)
+
+
+def went_on_after(log: str) -> int:
+    """Return after which update a training has gone on."""
+    found = re.findall(r"Loaded checkpoint .* \(epoch \d+ @ (\d+) updates\)", log)
+    return int(found[0]) if found else 0
+
+
+def saved_after(log: str) -> int:
+    """Return after which update a training has saved its last whole checkpoint."""
+    found = re.findall(r"Saved checkpoint .* \(epoch \d+ @ (\d+) updates", log)
+    return int(found[-1]) if found else went_on_after(log)
+
+
+def test_a_training_that_is_killed_twenty_times_ends_with_the_same_bits(toy_data: Path, tmp_path: Path) -> None:
+    max_update = ["--max-update", str(KILLS * (SAVE_INTERVAL + 6))]
+    train_together(2, toy_data, tmp_path / "whole", *OPTIONS, *max_update)
+    save_dir, log = tmp_path / "killed", tmp_path / "log.txt"
+    rng = random.Random(1)
+    saved = 0
+    for number in range(KILLS):
+        training = Training(toy_data, save_dir, log, *max_update)
+        aim = saved + rng.randint(SAVE_INTERVAL, SAVE_INTERVAL + 2)
+        training.wait_until(lambda: training.updates() >= aim)
+        if number % 2:  # within a save, whose folder does not have its name yet
+            training.wait_until(lambda: any(save_dir.glob("shards_*.partial")))
+        time.sleep(rng.uniform(0, 0.05))
+        kill(training.process.pid, everyone=number % 4 < 2)
+        training.process.wait(timeout=60)
+        assert training.process.returncode != 0, "it ended before it was killed"
+        assert went_on_after(log.read_text()) >= saved, "a checkpoint was lost"
+        saved = saved_after(log.read_text())
+    train_together(2, toy_data, save_dir, *OPTIONS, *max_update)
+
+    expected, tensors = (saved_tensors(tmp_path / run / "checkpoint_last.pt") for run in ("whole", "killed"))
+    assert tensors.keys() == expected.keys()
+    assert any(name.startswith("optimizer.") for name in tensors)
+    for name, tensor in expected.items():
+        assert torch.equal(tensors[name], tensor), name
+    # What the killed saves left is gone.
+    assert not list(save_dir.glob("*.partial"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own, with a few megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", folder], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("a small disk can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_and_is_said(toy_data: Path, small_disk: Path) -> None:
+    train_together(2, toy_data, small_disk / "run", *OPTIONS, "--max-update", "3")
+    before = sorted(path.name for path in (small_disk / "run").iterdir())
+    with pytest.raises(OSError, match="No space"), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    command = [*launcher(2), *train_command(toy_data, small_disk / "run", *OPTIONS, "--max-update", "9")]
+    full = run(command, timeout=120)
+    assert full.returncode != 0
+    assert "a checkpoint could not be written" in full.stderr
+    assert "No space left on device" in full.stderr
+    assert sorted(path.name for path in (small_disk / "run").iterdir()) == before
+
+    (small_disk / "filler").unlink()
+    resumed = train_together(2, toy_data, small_disk / "run", *OPTIONS, "--max-update", "6")
+    assert [int(record["num_updates"]) for record in records(resumed, "train_inner")] == [4, 5, 6]
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_a_flipped_byte_is_found_and_the_checkpoint_before_it_goes_on(toy_data: Path, tmp_path: Path) -> None:
+    train_together(2, toy_data, tmp_path, *OPTIONS, "--max-update", "6")
+    folder = shards_of(tmp_path / "checkpoint_last.pt", torch.load(tmp_path / "checkpoint_last.pt"))
+    assert folder is not None
+    flip_a_byte(folder / "__1_0.distcp")
+    result = train_together(2, toy_data, tmp_path, *OPTIONS, "--max-update", "7")
+    log = result.stdout + result.stderr
+    assert f"{folder / '__1_0.distcp'} is not what was written" in log
+    assert f"going on from {tmp_path / 'checkpoint_1_3.pt'} instead" in log
+    assert [int(record["num_updates"]) for record in records(result, "train_inner")] == [4, 5, 6, 7]
+
+
+def test_with_no_other_checkpoint_a_damaged_one_is_an_error(toy_data: Path, tmp_path: Path) -> None:
+    train_together(2, toy_data, tmp_path, *OPTIONS, "--max-update", "3")
+    (tmp_path / "checkpoint_1_3.pt").unlink()
+    (folder,) = tmp_path.glob("shards_*")
+    (folder / "__0_0.distcp").unlink()
+    result = run([*launcher(2), *train_command(toy_data, tmp_path, *OPTIONS, "--max-update", "7")], timeout=120)
+    assert result.returncode != 0
+    assert f"{folder / '__0_0.distcp'} is missing" in result.stderr
+    assert "train_inner" not in result.stdout
