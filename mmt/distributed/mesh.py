@@ -9,12 +9,16 @@ So a dense parameter is shared out over shards x experts, an expert over shards,
 experts.
 """
 
+import warnings
 from dataclasses import dataclass
 
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from mmt.errors import UserError
+
+# ``fully_shard`` wants meshes that are cut out of the same one as those of the parameters that are split already.
+warnings.filterwarnings("ignore", "Slicing a flattened dim from root mesh")
 
 DIMENSIONS = ("replicas", "shards", "experts", "tensors")
 

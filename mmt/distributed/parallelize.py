@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,9 @@ from mmt.distributed.split_rules import shard_dimension, tensor_dimension
 from mmt.distributed.tensor_parallel import split_model
 from mmt.modules.dispatch import CapacityDispatch
 from mmt.modules.moe_layer import MoELayer
+
+# Layers return the sum of two tensors, transposed, and nothing in fairseq's transformer changes it in place.
+warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
 
 class ParallelModel:
