@@ -18,6 +18,7 @@ from mmt.evaluation.directions import DEFAULT_TIERS, KEYWORDS, read_tiers_of, sp
 from mmt.evaluation.evaluate import Job, default_text_folder, evaluate, plan, score_baselines
 from mmt.evaluation.results import SUMMARY, Record, ResultsFolder
 from mmt.evaluation.scores import Scores
+from mmt.evaluation.sharing import first_process_first, rank_and_world_size
 from mmt.evaluation.tables import average_table, averages, direction_table, signature_lines
 from mmt.evaluation.test_sets import TestSet, find_test_set
 from mmt.files import sha256_of_file, write_text
@@ -98,15 +99,19 @@ def run(args: argparse.Namespace) -> int:
     )
     tiers = read_tiers_of(args.tiers, translator.languages)
     baselines = None if args.no_baselines else _baselines(args, output, translator)
-    results = ResultsFolder.open_for_writing(
-        output,
-        _identity(checkpoint_sha256, translator.data, args),
-        {test_set.name: test_set.location for test_set in test_sets},
-        restart=args.restart,
-    )
-    show_progress = args.progress or sys.stderr.isatty()
+    rank, _ = rank_and_world_size()
+    identity = _identity(checkpoint_sha256, translator.data, args)
+    locations = {test_set.name: test_set.location for test_set in test_sets}
+    with first_process_first():
+        if rank == 0:
+            results = ResultsFolder.open_for_writing(output, identity, locations, restart=args.restart)
+        else:
+            results = ResultsFolder.join(output, identity)
+    show_progress = rank == 0 and (args.progress or sys.stderr.isatty())
     with contextlib.closing(results):
-        records = _score_model(jobs, translator, results, show_progress=show_progress)
+        records = _score_model(jobs, translator, results, show_progress=show_progress, waits=rank == 0)
+        if rank > 0:
+            return 0  # the first process reports
         scores = {} if baselines is None else _score_baselines(jobs, baselines, show_progress=show_progress)
         _report(output, records, scores, tiers, missing_baselines=not args.no_baselines)
     for test_set in test_sets:
@@ -158,7 +163,7 @@ def _baselines(args: argparse.Namespace, output: Path, translator: Translator) -
 
 
 def _score_model(
-    jobs: Sequence[Job], translator: Translator, results: ResultsFolder, *, show_progress: bool
+    jobs: Sequence[Job], translator: Translator, results: ResultsFolder, *, show_progress: bool, waits: bool
 ) -> list[Record]:
     total = sum(len(job.sources) for job in jobs)
     with tqdm(total=total, unit=" segments", disable=not show_progress, file=sys.stderr, mininterval=0.5) as progress:
@@ -168,7 +173,9 @@ def _score_model(
             if finished:
                 progress.update(len(job.sources))
 
-        return evaluate(jobs, translator, results, on_direction=on_direction, on_batch=progress.update)
+        return evaluate(
+            jobs, translator, results, on_direction=on_direction, on_batch=progress.update, waits=waits
+        )
 
 
 def _score_baselines(

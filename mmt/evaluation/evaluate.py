@@ -9,9 +9,12 @@ from mmt.evaluation.baselines import COPY, NEAREST, Baselines
 from mmt.evaluation.directions import choose_directions, split
 from mmt.evaluation.results import Record, ResultsFolder
 from mmt.evaluation.scores import Scores, score
+from mmt.evaluation.sharing import Claims
 from mmt.evaluation.test_sets import TestSet
 from mmt.files import sha256_of_lines
 from mmt.inference.translator import Translator
+
+WAIT_S = 0.2  # between looks at what other processes have claimed
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,11 @@ def evaluate(
     *,
     on_direction: Callable[[Job, bool], object],
     on_batch: Callable[[int], object],
+    waits: bool = True,
 ) -> list[Record]:
     """Score all directions that are not finished yet, and return the records of all, in order.
+
+    Several processes may do this at a time with the same folder of results.
 
     Args:
         jobs: from ``plan``.
@@ -102,14 +108,31 @@ def evaluate(
         results: where the records go.
         on_direction: called before each direction, with whether it is finished already.
         on_batch: called after each batch with its number of segments.
+        waits: for what other processes have claimed; without, only the records that are there are returned.
     """
+
+    def is_finished(job: Job) -> bool:
+        return results.finished(job.test_set, job.direction, job.source_sha256, job.reference_sha256)
+
+    claims = Claims(results.claims_path)
     # Asked for all directions first: text that has changed is refused before hours of work, not after.
-    finished = [results.finished(job.test_set, job.direction, job.source_sha256, job.reference_sha256) for job in jobs]
-    for job, is_finished in zip(jobs, finished, strict=True):
-        on_direction(job, is_finished)
-        if not is_finished:
-            results.add(*translate_and_score(job, translator, on_batch))
-    return [results.records[job.test_set, job.direction] for job in jobs]
+    todo = [(job, is_finished(job)) for job in jobs]
+    while todo:
+        claimed_by_others = []
+        for job, was_finished in todo:
+            with claims.claim(f"{job.test_set}.{job.direction}") as is_mine:
+                if not is_mine:
+                    claimed_by_others.append((job, False))
+                    continue
+                results.read_again()
+                on_direction(job, was_finished or is_finished(job))
+                if not is_finished(job):
+                    results.add(*translate_and_score(job, translator, on_batch))
+        todo = claimed_by_others if waits else []
+        if todo:
+            time.sleep(WAIT_S)
+    found = ((job.test_set, job.direction) for job in jobs)
+    return [results.records[key] for key in found if key in results.records]
 
 
 def score_baselines(

@@ -18,6 +18,7 @@ from mmt.evaluation.directions import split
 from mmt.files import write_text
 
 RUN, SCORES, SUMMARY, HYPOTHESES, LOCK = "run.json", "scores.jsonl", "summary.json", "hypotheses", ".lock"
+CLAIMS, SCORES_LOCK = ".claims", ".scores.lock"
 FORMAT = 1
 
 Record = dict[str, Any]
@@ -83,6 +84,17 @@ class ResultsFolder:
             raise
         return cls(path, run, records, lock)
 
+    @classmethod
+    def join(cls, path: str | Path, identity: Record) -> "ResultsFolder":
+        """Open results that another process of the same evaluation has begun to write, to write into them too.
+
+        Raises:
+            UserError: if the folder holds results of another identity.
+        """
+        folder = cls.open_for_reading(path)
+        _check_identity(folder.path, folder.run["identity"], identity)
+        return folder
+
     @staticmethod
     def _begin_or_go_on(
         path: Path, identity: Record, test_sets: dict[str, str], *, restart: bool
@@ -104,6 +116,15 @@ class ResultsFolder:
                 write_text(path / SCORES, "".join(map(_line, records.values())))
         write_text(path / RUN, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
         return run, records
+
+    @property
+    def claims_path(self) -> Path:
+        """Where processes that write into the folder together say who does what."""
+        return self.path / CLAIMS
+
+    def read_again(self) -> None:
+        """Learn what other processes have finished."""
+        self.records = _read_scores(self.path)[0]
 
     def hypotheses_path(self, test_set: str, direction: str) -> Path:
         """Return where the hypotheses of a direction are, or will be."""
@@ -130,15 +151,18 @@ class ResultsFolder:
         """Store a finished direction: first its hypotheses, then its scores."""
         test_set, direction = record["test_set"], record["direction"]
         write_text(self.hypotheses_path(test_set, direction), "".join(f"{line}\n" for line in hypotheses))
-        again = (test_set, direction) in self.records  # its hypotheses were lost
-        self.records[test_set, direction] = record
-        if again:
-            write_text(self.path / SCORES, "".join(map(_line, self.records.values())))
-            return
-        with (self.path / SCORES).open("a", encoding="utf-8") as file:
-            file.write(_line(record))
-            file.flush()
-            os.fsync(file.fileno())
+        with (self.path / SCORES_LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time
+            self.read_again()
+            again = (test_set, direction) in self.records  # its hypotheses were lost
+            self.records[test_set, direction] = record
+            if again:
+                write_text(self.path / SCORES, "".join(map(_line, self.records.values())))
+                return
+            with (self.path / SCORES).open("a", encoding="utf-8") as file:
+                file.write(_line(record))
+                file.flush()
+                os.fsync(file.fileno())
 
     def read_hypotheses(self, test_set: str, direction: str) -> list[str]:
         """Read the hypotheses of a direction.

@@ -83,8 +83,10 @@ def _become_mmt(arguments: list[str], files: tuple[int, int, int], cwd: Path | N
         os._exit(code)
 
 
-def start_mmt(*arguments: str | Path, **kwargs: Any) -> subprocess.Popen[bytes]:
+def start_mmt(
+    *arguments: str | Path, environment: dict[str, str] | None = None, **kwargs: Any
+) -> subprocess.Popen[bytes]:
     """Start the real command with pipes."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **(environment or {})}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
     return subprocess.Popen([sys.executable, "-m", "mmt.cli.main", *map(str, arguments)], env=environment, **pipes)

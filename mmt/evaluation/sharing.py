@@ -1,0 +1,76 @@
+"""Several processes that share out the directions of one evaluation.
+
+Whoever is free claims the next direction that nobody has: a lock on a file, which the end of a process releases,
+whatever ends it. So nobody waits for a process that is gone, and what it had begun is done by another.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+
+from mmt.errors import UserError
+
+START_TIMEOUT = timedelta(minutes=10)  # a model is loaded within that time
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """Return which of how many processes this is, as torchrun and the job scripts tell it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+@contextlib.contextmanager
+def first_process_first() -> Iterator[None]:
+    """Let the first process do what is in the ``with`` block, and then the others; the last time that any one waits.
+
+    Raises:
+        UserError: on the others, if the first process has ended meanwhile.
+    """
+    rank, world_size = rank_and_world_size()
+    if world_size == 1:
+        yield
+        return
+    try:
+        dist.init_process_group("gloo", timeout=START_TIMEOUT)
+        if rank == 0:
+            yield
+        dist.barrier()
+    except RuntimeError as error:  # of torch.distributed
+        if rank == 0:
+            raise
+        raise UserError("the first of the processes that share this evaluation has ended, see its message") from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    if rank > 0:
+        yield
+
+
+class Claims:
+    """Who works on what.
+
+    Args:
+        folder: where the locks are; shared by the processes, which may be on several hosts.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Claim ``name`` for the ``with`` block; False if another process has it."""
+        descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
