@@ -23,6 +23,7 @@ VERBS = {
     "translate": "translate stdin into one or several languages",
     "evaluate": "score a model in all its directions: BLEU, chrF++, averages, baselines",
     "compare": "compare two evaluations: differences with paired-bootstrap intervals",
+    "consolidate": "make one file, fairseq's .pt or .safetensors, of a checkpoint that several processes have written",
     "doctor": "show what is installed, what this machine can do, and how to mend what is missing",
 }
 EXIT_FAILURE, EXIT_USER_ERROR = 1, 2

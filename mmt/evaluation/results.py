@@ -15,10 +15,10 @@ from typing import Any
 
 from mmt.errors import UserError
 from mmt.evaluation.directions import split
-from mmt.files import write_text
+from mmt.files import locked, write_text
 
 RUN, SCORES, SUMMARY, HYPOTHESES, LOCK = "run.json", "scores.jsonl", "summary.json", "hypotheses", ".lock"
-CLAIMS, SCORES_LOCK = ".claims", ".scores.lock"
+CLAIMS = ".claims"
 FORMAT = 1
 
 Record = dict[str, Any]
@@ -151,8 +151,7 @@ class ResultsFolder:
         """Store a finished direction: first its hypotheses, then its scores."""
         test_set, direction = record["test_set"], record["direction"]
         write_text(self.hypotheses_path(test_set, direction), "".join(f"{line}\n" for line in hypotheses))
-        with (self.path / SCORES_LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process at a time
+        with locked(self.path / SCORES):
             self.read_again()
             again = (test_set, direction) in self.records  # its hypotheses were lost
             self.records[test_set, direction] = record
