@@ -42,7 +42,8 @@ def consolidate(checkpoint: Path, output: Path) -> int:
     partial = partial_path(output)
     try:
         if output.suffix == ".pt":
-            torch.save({key: value for key, value in state.items() if key not in TRAINING_FIELDS}, partial)
+            kept = {key: value for key, value in state.items() if key not in TRAINING_FIELDS}
+            torch.save({**kept, "cfg": _settings(state)}, partial)
         else:
             _save_safetensors(state, partial)
         sync_and_replace(partial, output)
@@ -54,10 +55,14 @@ def consolidate(checkpoint: Path, output: Path) -> int:
 
 def _save_safetensors(state: dict[str, Any], path: Path) -> None:
     tensors, aliases = _distinct(state["model"])
-    config = state.get("cfg") or convert_namespace_to_omegaconf(state["args"])
-    settings = OmegaConf.to_container(OmegaConf.create(config), enum_to_str=True)
-    metadata = {"format": "mmt", "cfg": json.dumps(settings, default=str), "aliases": json.dumps(aliases)}
+    metadata = {"format": "mmt", "cfg": json.dumps(_settings(state)), "aliases": json.dumps(aliases)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+def _settings(state: dict[str, Any]) -> Any:
+    """Return fairseq's settings as plain data, as fairseq saves them."""
+    config = state.get("cfg") or convert_namespace_to_omegaconf(state["args"])
+    return OmegaConf.to_container(OmegaConf.create(config), resolve=True, enum_to_str=True)
 
 
 def _distinct(model: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
