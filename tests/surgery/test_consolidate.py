@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import mmt as package  # noqa: F401  (lets fairseq read checkpoints with shards)
 from tests.cli.command import mmt
-from tests.system.commands import ROUTINGS, train, train_together
+from tests.system.commands import PLUGIN, ROUTINGS, run, train, train_together
 
 OPTIONS = [*ROUTINGS["token_task"], "--disable-validation"]
 
@@ -59,3 +59,17 @@ def test_a_safetensors_file_has_the_weights_once_and_the_settings(run_of_two: Pa
 def test_a_wrong_output_is_one_line(output: str, message: str, run_of_two: Path, tmp_path: Path) -> None:
     (tmp_path / "there.pt").touch()
     assert message in mmt("consolidate", run_of_two, "--output", tmp_path / output).error_line()
+
+
+def test_fairseq_translates_with_shards_as_with_one_file(run_of_two: Path, toy_data: Path, tmp_path: Path) -> None:
+    assert mmt("consolidate", run_of_two, "--output", tmp_path / "one.pt").returncode == 0
+    translations = []
+    for checkpoint in (run_of_two / "checkpoint_last.pt", tmp_path / "one.pt"):
+        command = ["fairseq-generate", toy_data, *PLUGIN, "--path", checkpoint]
+        command += ["--task", "multilingual_moe_translation"]
+        command += ["--gen-subset", "valid", "--source-lang", "en", "--target-lang", "aa", "--cpu", "--beam", "2"]
+        result = run([*command, "--encoder-langtok", "tgt", "--decoder-langtok"])
+        assert result.returncode == 0, result.stderr
+        translations.append([line for line in result.stdout.splitlines() if line.startswith(("H-", "P-"))])
+    assert len(translations[0]) == 80
+    assert translations[0] == translations[1]

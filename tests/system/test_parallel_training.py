@@ -97,3 +97,65 @@ def test_the_same_tokens_are_dropped(routing: str, reference, toy_data: Path, tm
     )
     assert float(records(together, "train_inner")[0]["moe_dropped"]) > 1
     assert_same_weights(tmp_path / "checkpoint_last.pt", reference(routing, 1, *capacity))
+
+
+# Processes and options, one stage after the other; each goes on from the checkpoint of the one before.
+STAGES = [
+    (1, []),
+    (2, [EXPERTS, "2", "--zero", "1"]),
+    (4, [EXPERTS, "2", TENSORS, "2", "--zero", "3"]),
+    (2, [TENSORS, "2"]),
+    (2, ["--zero", "2"]),
+    (1, []),
+]
+UPDATES_PER_STAGE = 3
+MICRO_BATCHES = 4
+
+
+def test_a_training_goes_on_with_other_numbers_of_processes_on_another_mesh(toy_data: Path, tmp_path: Path) -> None:
+    # A balance loss is one of micro-batches, which differ.
+    options = [*ROUTINGS["token_task"], *OPTIONS, "--batch-size", "4", "--moe-balance-loss-weight", "0"]
+    options += ["--moe-z-loss-weight", "0", "--max-epoch", "1"]
+    total = len(STAGES) * UPDATES_PER_STAGE
+    whole = train(toy_data, tmp_path / "whole", *options, "--max-update", total, "--update-freq", MICRO_BATCHES)
+    stages = []
+    for number, (processes, mesh) in enumerate(STAGES, start=1):
+        frequency = MICRO_BATCHES // data_parallel_size(processes, mesh)
+        last = ["--max-update", str(number * UPDATES_PER_STAGE), "--update-freq", str(frequency)]
+        if processes == 1:
+            stages += records(train(toy_data, tmp_path / "stages", *options, *last, *mesh), "train_inner")
+        else:
+            result = train_together(processes, toy_data, tmp_path / "stages", *options, *last, *mesh)
+            stages += records(result, "train_inner")
+    expected = records(whole, "train_inner")
+    assert [record["num_updates"] for record in stages] == [record["num_updates"] for record in expected]
+    for record, one in zip(stages, expected, strict=True):
+        # Logged with three digits behind the point.
+        assert float(record["loss"]) == pytest.approx(float(one["loss"]), rel=1e-4, abs=0.001), record
+    assert_same_weights(tmp_path / "stages" / "checkpoint_last.pt", tmp_path / "whole" / "checkpoint_last.pt")
+
+
+@pytest.fixture(scope="module")
+def learnt(toy_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learnt some of the toy task."""
+    folder = tmp_path_factory.mktemp("learnt")
+    train(toy_data, folder, *ROUTINGS["token_task"], "--max-update", "150", "--disable-validation")
+    return folder / "checkpoint_last.pt"
+
+
+@pytest.mark.parametrize("options", [[TENSORS, "2"], [EXPERTS, "2", "--zero", "3"]], ids=str)
+def test_validation_translates_as_one_process_does(
+    options: list[str], learnt: Path, toy_data: Path, tmp_path: Path
+) -> None:
+    """Sentences end after different numbers of steps, and every step needs all processes."""
+    validating = [*ROUTINGS["token_task"], "--finetune-from-model", str(learnt), "--max-update", "1", "--lr", "1e-9"]
+    validating += ["--eval-bleu", "--valid-sentences-per-direction", "9", "--batch-size-valid", "4"]
+    one = train(toy_data, tmp_path / "1", *validating)
+    two = train_together(2, toy_data, tmp_path / "2", *validating, *options)
+    scores = [
+        {name: value for name, value in record.items() if "bleu" in name or "chrf" in name}
+        for result in (one, two)
+        for record in records(result, "valid")
+    ]
+    assert scores[0] == scores[1]
+    assert float(scores[0]["valid_chrf"]) > 10
