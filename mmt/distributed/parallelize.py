@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from mmt.distributed.expert_parallel import ExpertExchange
 from mmt.distributed.gradient_norm import num_copies
 from mmt.distributed.mesh import Mesh
+from mmt.distributed.reduce_scatter import ReduceScatterOnCPU
 from mmt.distributed.replicated_gradients import ReplicatedGradients, local_gradient
 from mmt.distributed.split_rules import shard_dimension, tensor_dimension
 from mmt.distributed.tensor_parallel import split_model
@@ -82,6 +83,8 @@ class ParallelModel:
             )
             assert isinstance(module, FSDPModule)
             module.set_force_sum_reduction_for_comms(True)  # gloo has no averages
+            if device.type == "cpu":
+                module.set_custom_reduce_scatter(ReduceScatterOnCPU())
 
         ignored: set[nn.Parameter] = set()
         for layer in moe_layers(self.model):
