@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: names the option, the rule and the value.
     """
-    logging.getLogger("hydra").setLevel(logging.WARNING)
+    # Both tell at level DEBUG what they do, and fairseq opens that level.
+    for library in ("hydra", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     for option in ("vocabulary", "tokens_per_gpu", "sentence_length", "top"):
         value = getattr(args, option)
         if value is not None and value < 1:
@@ -58,9 +60,12 @@ def run(args: argparse.Namespace) -> int:
         subject = from_recipe(args.recipe, args.overrides, args.vocabulary)
     else:
         subject = from_architecture(args.arch, args.overrides, args.vocabulary)
+    if args.largest and subject.model.cfg.moe_experts == 0:
+        raise UserError("--largest grows the experts, but --moe-experts is 0")
     tokens = args.tokens_per_gpu or subject.tokens
     if tokens < args.sentence_length:
-        raise UserError(f"--tokens-per-gpu must be at least --sentence-length ({args.sentence_length}), but is {tokens}")
+        longest = args.sentence_length
+        raise UserError(f"--tokens-per-gpu must be at least --sentence-length ({longest}), but is {tokens}")
     batch = Batch(tokens // args.sentence_length, args.sentence_length, args.sentence_length)
     _print_subject(subject, batch, cluster)
     if args.largest:
@@ -89,8 +94,7 @@ def _print_subject(subject: Subject, batch: Batch, cluster: Cluster) -> None:
 
 
 def _print_plans(subject: Subject, batch: Batch, cluster: Cluster, top: int) -> int:
-    precision = {"bf16": subject.bf16, "update_freq": subject.update_freq}
-    found = plans(subject.model, batch, cluster, **precision)
+    found = plans(subject.model, batch, cluster, bf16=subject.bf16, update_freq=subject.update_freq)
     fitting = [plan for plan in found if plan.fits]
     print(f"{len(fitting)} of {len(found)} meshes fit; the fastest, GiB of one GPU and its host:\n")
     shown = found[:top] if not fitting else fitting[:top]
@@ -102,18 +106,19 @@ def _print_plans(subject: Subject, batch: Batch, cluster: Cluster, top: int) -> 
         print("Nothing fits. --checkpoint-activations, fewer --tokens-per-gpu, or more GPUs would help.")
     if subject.parallel is not None:
         try:
-            own = judge(subject.model, own_layout(subject.parallel, cluster.num_gpus), batch, cluster, **precision)
+            layout = own_layout(subject.parallel, cluster.num_gpus)
         except UserError as error:
             print(f"The recipe's own mesh does not go with this cluster: {error}")
         else:
+            own = judge(
+                subject.model, layout, batch, cluster, bf16=subject.bf16, update_freq=subject.update_freq
+            )
             says = "fits" if own.fits else "does not fit"
             print(f"The recipe's own mesh, {own.layout}, {says}: {own.memory.gpu / 2**30:.1f} GiB of the GPU")
     return 0
 
 
 def _print_largest(subject: Subject, batch: Batch, cluster: Cluster) -> None:
-    if subject.model.cfg.moe_experts == 0:
-        raise UserError("--largest grows the experts, but --moe-experts is 0")
     model = subject.model.with_options(checkpoint_activations=True)
     for title, found in (
         ("More experts at the same width", more_experts(model, batch, cluster)),

@@ -90,7 +90,9 @@ def read_cluster(name: str) -> Cluster:
     for key in known:
         if key not in values and key != "note":
             raise UserError(f"--cluster {path}: {key} is missing")
+        if key in ("name", "note"):
+            continue
         is_zero_allowed = key == "reserved_gib"
-        if key not in ("name", "note") and not (isinstance(values[key], (int, float)) and (values[key] > 0 or is_zero_allowed)):
+        if not (isinstance(values[key], (int, float)) and (values[key] > 0 or is_zero_allowed)):
             raise UserError(f"--cluster {path}: {key} must be a number above 0, but is {values[key]!r}")
     return Cluster(**values)

@@ -49,8 +49,8 @@ class Way:
 def ways(cluster: Cluster) -> list[Way]:
     """List the ways to hold a model.
 
-    Experts are spread over as many processes as possible. With offload that is half of all: what ZeRO does not share out
-    between at least two processes stays on the GPU.
+    Experts are spread over as many processes as possible. With offload that is half of all: what ZeRO does not share
+    out between at least two processes stays on the GPU.
     """
     world = cluster.num_gpus
     plain = (Layout(MeshShape(1, 1, world, 1)),)

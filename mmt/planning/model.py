@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from mmt.distributed.split_rules import is_of_experts
 from mmt.models.config import nested_config
 from mmt.models.moe_transformer import MoETransformerModel
 from mmt.planning.memory import ParameterShape, parameter_shapes
@@ -52,12 +51,12 @@ class PlannedModel:
     @functools.cached_property
     def experts(self) -> list[ParameterShape]:
         """The parameters of the experts."""
-        return [parameter for parameter in self.parameters if is_of_experts(parameter.name)]
+        return [parameter for parameter in self.parameters if parameter.is_of_experts]
 
     @functools.cached_property
     def dense(self) -> list[ParameterShape]:
         """All other parameters."""
-        return [parameter for parameter in self.parameters if not is_of_experts(parameter.name)]
+        return [parameter for parameter in self.parameters if not parameter.is_of_experts]
 
     @property
     def num_parameters(self) -> int:

@@ -92,5 +92,3 @@ def _divisors(number: int) -> list[int]:
 def _choices_of_replicas(rest: int, taken: int, gpus_per_node: int) -> list[int]:
     shards = {1, 2, max(1, gpus_per_node // taken), rest}
     return sorted({rest // size for size in shards if size <= rest and rest % size == 0})
-
-

@@ -77,7 +77,8 @@ def reasons(found: Sequence[Largest], cluster: Cluster) -> str:
     """Say, for each answer, what a parameter costs, and what leaves no more room."""
     lines = [
         "A parameter costs 16 bytes: 4 itself, 4 its gradient, 8 Adam's mean and square, all in 32 bits. All layers "
-        "compute their activations twice (--checkpoint-activations)."
+        "compute their activations twice (--checkpoint-activations). DeepSpeed's 16 bytes are 2 + 2 for parameter and "
+        "gradient in 16 bits and 12 for the parameter, mean and square in 32, without a copy of gradients that are summed."
     ]
     for largest in found:
         if largest.model is None or largest.memory is None:
@@ -90,7 +91,7 @@ def reasons(found: Sequence[Largest], cluster: Cluster) -> str:
         lines.append(
             f"- {largest.way}: {total / GIGA:,.0f}B x 16 bytes / {cluster.num_gpus} GPUs = "
             f"{16 * total / cluster.num_gpus / GIB:.1f} GiB each if every byte were held once; held are "
-            f"{_gib(states)} on the GPU and {_gib(memory.host)} on the host, and {_gib(memory.gpu - states)} on the GPU "
-            f"come and go. {_gib(room)} GiB of the GPU are left; {by} is the limit."
+            f"{_gib(states)} on the GPU and {_gib(memory.host)} on the host, and {_gib(memory.gpu - states)} on the "
+            f"GPU come and go. {_gib(room)} GiB of the GPU are left; {by} is the limit."
         )
     return "\n".join(lines)

@@ -105,11 +105,14 @@ def step_time(
       others, and those outside of the node are reached at the speed between nodes.
     * tensors: a layer sums its output over the group after attention and after the feed-forward part, forward and
       backward; a sum sends 2 (N-1)/N of it.
-    * sharing: without ZeRO all gradients are summed, 2 (N-1)/N of them. With it they are summed into parts, (N-1)/N, per
-      update (1) or micro-batch (2, 3), and parameters are put together for every micro-batch once (1, 2) or twice (3);
-      parts are then summed over the replicas. Everything is in 32 bits.
+    * sharing: without ZeRO all gradients are summed, 2 (N-1)/N of them. With it they are summed into parts, (N-1)/N,
+      per update (1) or micro-batch (2, 3), and parameters are put together for every micro-batch once (1, 2) or twice
+      (3); parts are then summed over the replicas. Everything is in 32 bits.
     * host: with offload parameters go up as often as they are put together, gradients come down as often as they are
       summed, and Adam works at the speed of the host's memory.
+
+    What is left out: the time that a message takes however short it is, experts that are busier than others, and
+    processes that wait for each other's longer sentences.
     """
     cfg, mesh = model.cfg, layout.mesh
     passes = 4 if cfg.checkpoint_activations else 3
