@@ -38,12 +38,12 @@ class Way:
     Attributes:
         name: what it is called.
         layouts: the best of them counts.
-        is_deepspeed: gradients are summed in 16 bits and in small buckets, so that no copy of all of them is needed.
+        without_copies: as if gradients were summed in small buckets, and not all of them copied; mmt does not do that.
     """
 
     name: str
     layouts: tuple[Layout, ...]
-    is_deepspeed: bool = False
+    without_copies: bool = False
 
 
 def ways(cluster: Cluster) -> list[Way]:
@@ -57,7 +57,7 @@ def ways(cluster: Cluster) -> list[Way]:
     found = [Way("GPUs, whole dense part on each", plain)]
     if world == 1:
         return found
-    found.append(Way("the same, as DeepSpeed stores it", plain, is_deepspeed=True))
+    found.append(Way("the same, if gradients were not copied", plain, without_copies=True))
     tensors = [size for size in (1, 2, 4, 8) if size <= cluster.gpus_per_node and world % (2 * size) == 0]
     found.append(Way("GPUs, ZeRO-3", tuple(Layout(MeshShape(1, 1, world // size, size), 3) for size in tensors)))
     offloaded = [Layout(MeshShape(1, 2, world // 2 // size, size), 3, offload=True) for size in tensors]
@@ -108,7 +108,7 @@ def _best(way: Way, grow: Callable[[Layout], Grow], batch: Batch, cluster: Clust
 def _largest(way: Way, layout: Layout, of_size: Grow, batch: Batch, cluster: Cluster) -> Largest:
     def memory(size: int) -> RankMemory:
         found = rank_memory(of_size(size), layout, batch)
-        return dataclasses.replace(found, gathered=0) if way.is_deepspeed else found
+        return dataclasses.replace(found, gathered=0) if way.without_copies else found
 
     def does_fit(size: int) -> bool:
         return fits(memory(size), cluster)

@@ -84,6 +84,8 @@ def rank_memory(
     mesh, zero = layout.mesh, layout.zero
     of_experts, of_dense = state_bytes(model.experts, mesh, zero), state_bytes(model.dense, mesh, zero)
     whole = state_bytes(model.parameters, mesh, zero)
+    # ZeRO packs a layer's gradients into one tensor before they are summed.
+    packed = state_bytes(model.parameters, mesh, max(2, zero)).whole_gradients if zero > 0 else 0
     travelling = 0  # gradients that are averaged lie side by side in a copy
     if zero == 0 and mesh.data_parallel_size > 1:
         travelling += sum(math.prod(split_shape(parameter, mesh)) for parameter in model.dense)
@@ -99,7 +101,7 @@ def rank_memory(
         parameters=sum(part.parameters for part in on_device),
         gradients=sum(part.gradients for part in on_device),
         optimizer=sum(part.optimizer for part in on_device),
-        gathered=whole.whole_parameters + whole.whole_gradients + BYTES_PER_NUMBER * travelling,
+        gathered=whole.whole_parameters + whole.whole_gradients + packed + BYTES_PER_NUMBER * travelling,
         activations=activations.kept,
         all_to_all=activations.all_to_all,
         work=activations.work,

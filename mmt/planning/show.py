@@ -77,8 +77,7 @@ def reasons(found: Sequence[Largest], cluster: Cluster) -> str:
     """Say, for each answer, what a parameter costs, and what leaves no more room."""
     lines = [
         "A parameter costs 16 bytes: 4 itself, 4 its gradient, 8 Adam's mean and square, all in 32 bits. All layers "
-        "compute their activations twice (--checkpoint-activations). DeepSpeed's 16 bytes are 2 + 2 for parameter and "
-        "gradient in 16 bits and 12 for the parameter, mean and square in 32, without a copy of gradients that are summed."
+        "compute their activations twice (--checkpoint-activations)."
     ]
     for largest in found:
         if largest.model is None or largest.memory is None:

@@ -58,7 +58,7 @@ def test_zcode50_has_the_named_size_and_fits_its_cluster(run: str) -> None:
 
     assert round(subject.model.num_parameters / 1e9, 2) == 10.15
     assert subject.model.cfg.moe_experts == 64
-    assert own.fits and own.memory.gpu < 0.9 * cluster.usable_gpu_bytes
+    assert own.fits and own.memory.gpu < 0.95 * cluster.usable_gpu_bytes
 
 
 def test_10_billion_parameters_do_not_fit_one_gpu(zcode: PlannedModel) -> None:
@@ -103,7 +103,7 @@ def by_way(found: list[Largest]) -> dict[str, Largest]:
 def test_512_a100_hold_over_three_and_a_half_trillion_parameters_with_host_memory(
     grow: Any, a100x512: Cluster
 ) -> None:
-    """Kim et al. 2021: about 400B without, over 3.5T with host memory, on the same GPUs."""
+    """As Kim et al. 2021 are said to; without host memory the answer depends on what grows."""
     found = by_way(grow(architecture(checkpoint_activations=True), BATCH, a100x512))
     alone, with_host = found["GPUs, whole dense part on each"], found["GPUs and hosts, ZeRO-3"]
     assert alone.model is not None and with_host.model is not None and with_host.memory is not None
@@ -115,8 +115,8 @@ def test_512_a100_hold_over_three_and_a_half_trillion_parameters_with_host_memor
     assert with_host.memory.host < a100x512.usable_host_bytes
 
 
-def test_with_one_expert_per_gpu_the_dense_part_grows_as_kim_et_al_report(a100x512: Cluster) -> None:
-    """They name 1.4B without, and 15B with host memory."""
+def test_with_one_expert_per_gpu_host_memory_makes_the_dense_part_ten_times_larger(a100x512: Cluster) -> None:
+    """Kim et al. 2021 are said to name 1.4B without, and 15B with host memory."""
     found = by_way(wider(architecture(checkpoint_activations=True), BATCH, a100x512))
 
     def dense(way: str) -> float:
