@@ -24,6 +24,7 @@ VERBS = {
     "evaluate": "score a model in all its directions: BLEU, chrF++, averages, baselines",
     "compare": "compare two evaluations: differences with paired-bootstrap intervals",
     "consolidate": "make one file, fairseq's .pt or .safetensors, of a checkpoint that several processes have written",
+    "plan": "plan a training: which meshes fit a cluster, memory, time, the largest model",
     "doctor": "show what is installed, what this machine can do, and how to mend what is missing",
 }
 EXIT_FAILURE, EXIT_USER_ERROR = 1, 2

@@ -27,7 +27,10 @@ class Cluster:
         gigabytes_per_s_in_node: what a GPU sends to others of its node.
         gigabytes_per_s_between_nodes: what a GPU sends to other nodes, when all GPUs of the node do.
         gigabytes_per_s_to_host: between a GPU and the memory of its host.
+        gigabytes_per_s_gpu_memory: between a GPU and its own memory.
+        gigabytes_per_s_host_memory: between the processors of a node and their memory.
         reserved_gib: memory of a GPU that is lost to the driver, to kernels and to fragmentation.
+        note: what others report of it.
     """
 
     name: str
@@ -41,7 +44,10 @@ class Cluster:
     gigabytes_per_s_in_node: float
     gigabytes_per_s_between_nodes: float
     gigabytes_per_s_to_host: float
+    gigabytes_per_s_gpu_memory: float
+    gigabytes_per_s_host_memory: float
     reserved_gib: float
+    note: str = ""
 
     @property
     def num_gpus(self) -> int:
@@ -82,9 +88,11 @@ def read_cluster(name: str) -> Cluster:
         if key not in known:
             raise UserError(f"--cluster {path}: unknown {key!r}; a cluster has {', '.join(known)}")
     for key in known:
-        if key not in values:
+        if key not in values and key != "note":
             raise UserError(f"--cluster {path}: {key} is missing")
+        if key in ("name", "note"):
+            continue
         is_zero_allowed = key == "reserved_gib"
-        if key != "name" and not (isinstance(values[key], (int, float)) and (values[key] > 0 or is_zero_allowed)):
+        if not (isinstance(values[key], (int, float)) and (values[key] > 0 or is_zero_allowed)):
             raise UserError(f"--cluster {path}: {key} must be a number above 0, but is {values[key]!r}")
     return Cluster(**values)

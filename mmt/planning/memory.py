@@ -1,5 +1,6 @@
 """Bytes of parameters, gradients and optimizer state on one process, counted tensor by tensor."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,16 @@ class ParameterShape:
         """Numbers in the whole parameter."""
         return math.prod(self.shape)
 
+    @functools.cached_property
+    def is_of_experts(self) -> bool:
+        """Whether the first dimension is that of experts."""
+        return is_of_experts(self.name)
+
+    @functools.cached_property
+    def tensor_dimension(self) -> int | None:
+        """The dimension that tensor parallelism splits."""
+        return tensor_dimension(self.name)
+
 
 def parameter_shapes(model: nn.Module) -> list[ParameterShape]:
     """List the parameters of a model, which may be on the device "meta"."""
@@ -48,9 +59,9 @@ def _layer_of(name: str) -> str:
 def split_shape(parameter: ParameterShape, mesh: MeshShape) -> tuple[int, ...]:
     """Return the shape that expert and tensor parallelism leave to a process; the first ones, if not even."""
     shape = list(parameter.shape)
-    if is_of_experts(parameter.name):
+    if parameter.is_of_experts:
         shape[0] = -(-shape[0] // mesh.experts)
-    dimension = tensor_dimension(parameter.name)
+    dimension = parameter.tensor_dimension
     if dimension is not None:
         shape[dimension] = -(-shape[dimension] // mesh.tensors)
     return tuple(shape)
@@ -60,7 +71,7 @@ def num_shards(parameter: ParameterShape, mesh: MeshShape, zero: int) -> int:
     """Return among how many processes ZeRO shares out a parameter."""
     if zero == 0:
         return 1
-    return mesh.shards if is_of_experts(parameter.name) else mesh.shards * mesh.experts
+    return mesh.shards if parameter.is_of_experts else mesh.shards * mesh.experts
 
 
 def own_elements(parameter: ParameterShape, mesh: MeshShape, zero: int) -> int:
@@ -69,8 +80,8 @@ def own_elements(parameter: ParameterShape, mesh: MeshShape, zero: int) -> int:
     shards = num_shards(parameter, mesh, zero)
     if shards == 1:
         return math.prod(shape)
-    taken = {0} if is_of_experts(parameter.name) and mesh.experts * mesh.tensors > 1 else set()
-    dimension = tensor_dimension(parameter.name)
+    taken = {0} if parameter.is_of_experts and mesh.experts * mesh.tensors > 1 else set()
+    dimension = parameter.tensor_dimension
     if dimension is not None and mesh.tensors > 1:
         taken.add(dimension)
     chosen = shard_dimension(parameter.shape, taken, shards) or 0

@@ -37,7 +37,7 @@ def test_without_a_verb_all_verbs_are_shown(arguments: list[str]) -> None:
     ("arguments", "expected"),
     [
         (["tranlsate"], "unknown verb 'tranlsate'; did you mean translate?"),
-        (["fly"], "unknown verb 'fly'; verbs are train, translate, evaluate, compare, consolidate, doctor"),
+        (["fly"], "unknown verb 'fly'; verbs are train, translate, evaluate, compare, consolidate, plan, doctor"),
         (["--fast"], "unrecognized arguments: --fast"),
         (["translate", "--to", "de"], "the following arguments are required: --model"),
         (["translate", "--model", "x", "--to", "de", "--beam", "wide"], "argument --beam: invalid int value: 'wide'"),

@@ -16,7 +16,7 @@ NAMES = sorted(path.parent.name for path in RECIPES.glob("*/train.yaml"))
 
 
 def test_the_promised_recipes_are_there() -> None:
-    assert {"demo", "own_data", "software6", "software50"} <= set(NAMES)
+    assert {"demo", "own_data", "software6", "software50", "zcode50"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

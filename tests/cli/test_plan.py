@@ -1,0 +1,66 @@
+"""``mmt plan``: tables for people, and mistakes in one line."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import REPOSITORY, mmt
+
+ZCODE = ["plan", "--arch", "moe_transformer_zcode_64e"]
+
+
+def test_a_plan_shows_memory_time_and_the_options_to_use() -> None:
+    finished = mmt("plan", "--recipe", "zcode50", "--cluster", "a100x8", cwd=REPOSITORY)
+
+    assert finished.returncode == 0, finished.stderr
+    assert "10.155B parameters" in finished.stdout
+    assert re.search(r"The fastest: --expert-parallel-size 8 --zero \d", finished.stdout)
+    assert "The recipe's own mesh, 8 experts, zero 2, fits" in finished.stdout
+
+
+def test_a_model_that_fits_nowhere_is_said_to() -> None:
+    finished = mmt(*ZCODE, "--cluster", "t4")
+
+    assert finished.returncode == 0
+    assert "Nothing fits." in finished.stdout
+
+
+def test_the_largest_models_come_with_the_reasons() -> None:
+    finished = mmt(*ZCODE, "--cluster", "a100x512", "--largest")
+
+    assert finished.returncode == 0, finished.stderr
+    assert "A parameter costs 16 bytes" in finished.stdout
+    assert "host memory is the limit" in finished.stdout
+    assert "about 400B parameters without and over 3.5T with host memory" in finished.stdout
+
+
+def test_scaling_is_a_table_and_a_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "small.yaml").write_text(
+        (REPOSITORY / "mmt/planning/clusters/h100x64.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    arguments = ["plan", "--arch", "moe_transformer_base_32e", "--cluster", tmp_path / "small.yaml"]
+
+    finished = mmt(*arguments, "--scaling", tmp_path / "plot.svg")
+
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"^ +4096 ", finished.stdout, flags=re.MULTILINE)
+    assert (tmp_path / "plot.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "--cluster", "t4"], "one of the arguments --recipe --arch is required"),
+        (["plan", "--arch", "zcode", "--cluster", "t4"], "--arch zcode: no such architecture; there are moe_"),
+        ([*ZCODE, "--cluster", "t5"], "--cluster t5: no such file, nor one of a100x512, a100x8"),
+        ([*ZCODE, "--cluster", "t4", "--top", "0"], "--top must be 1 or more, but is 0"),
+        ([*ZCODE, "--cluster", "t4", "--tokens-per-gpu", "8"], "--tokens-per-gpu must be at least --sentence-"),
+        ([*ZCODE, "--cluster", "t4", "moe_experts=2"], "'moe_experts=2': with --arch, options are model.KEY=VALUE"),
+        ([*ZCODE, "--cluster", "t4", "model.moe_top_k=99"], "--moe-top-k must be between 1 and --moe-experts (64)"),
+        ([*ZCODE, "--cluster", "t4", "--largest", "model.moe_experts=0"], "--largest grows the experts"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_option(arguments: list[str], message: str) -> None:
+    assert message in mmt(*arguments).error_line()
