@@ -81,7 +81,7 @@ def saved_after(log: str) -> int:
 
 
 def test_a_training_that_is_killed_twenty_times_ends_with_the_same_bits(toy_data: Path, tmp_path: Path) -> None:
-    max_update = ["--max-update", str(KILLS * (SAVE_INTERVAL + 6))]
+    max_update = ["--max-update", str(KILLS * (SAVE_INTERVAL + 9))]
     train_together(2, toy_data, tmp_path / "whole", *OPTIONS, *max_update)
     save_dir, log = tmp_path / "killed", tmp_path / "log.txt"
     rng = random.Random(1)
