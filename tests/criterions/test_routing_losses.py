@@ -16,11 +16,11 @@ LENGTHS = [5, 3, 7]
 
 
 def losses_and_gradient(
-    x: torch.Tensor, lengths: list[int], weight: float = 1.0
+    x: torch.Tensor, lengths: list[int], weight: float = 1.0, group: dist.ProcessGroup | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     layers = {"encoder.1": make_layer(num_experts=4), "decoder.1": make_layer(num_experts=3)}
     statistics = {name: layer(x, make_context(lengths))[1] for name, layer in layers.items()}
-    balance, z = routing_losses(statistics, list(layers), weight)
+    balance, z = routing_losses(statistics, list(layers), weight, group)
     (balance + 0.1 * z).backward()
     gradient = torch.cat([layer.router.gate.weight.grad.flatten() for layer in layers.values()])
     return balance.detach(), z.detach(), gradient
@@ -31,7 +31,8 @@ def one_rank(rank: int, folder: str, dummy_rank: int | None) -> None:
     torch.manual_seed(5)
     x = torch.randn(sum(LENGTHS), DIM)
     mine, lengths = (x[:5], LENGTHS[:1]) if rank == 0 else (x[5:], LENGTHS[1:])
-    balance, z, gradient = losses_and_gradient(mine, lengths, weight=0.0 if rank == dummy_rank else 1.0)
+    weight = 0.0 if rank == dummy_rank else 1.0
+    balance, z, gradient = losses_and_gradient(mine, lengths, weight, dist.group.WORLD)
     dist.all_reduce(gradient)
     torch.save((balance, z, gradient), f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
