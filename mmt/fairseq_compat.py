@@ -13,8 +13,8 @@ import logging
 import os
 import pickle
 import sys
-from pathlib import Path
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Callable
 
@@ -26,6 +26,7 @@ from fairseq.data import data_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
+from omegaconf import open_dict
 
 from mmt.distributed.checkpoint import fill_in
 from mmt.errors import CheckpointDamaged, UserError
@@ -246,6 +247,18 @@ def _infer_torchrun_on_any_device(original: Callable[..., Any], cfg: Any) -> Non
     cfg.distributed_backend = "gloo"
     # fairseq passes device_ids to torch's DDP, which torch refuses for modules on the CPU.
     cfg.ddp_backend = "legacy_ddp"
+
+
+@contextlib.contextmanager
+def switched_off(section: Any, option: str) -> Iterator[None]:
+    """Hide from fairseq meanwhile that an option of its settings is on, since mmt does itself what it asks for."""
+    chosen = section[option]
+    with open_dict(section):
+        section[option] = False
+        try:
+            yield
+        finally:
+            section[option] = chosen
 
 
 def install_one_line_errors() -> None:

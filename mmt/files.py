@@ -13,13 +13,18 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def sync_and_replace(temporary: Path, final: Path) -> None:
-    """Bring ``temporary`` to the disk and give it its final name."""
-    descriptor = os.open(temporary, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's content, or the names in a folder, survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_and_replace(temporary: Path, final: Path) -> None:
+    """Bring ``temporary`` to the disk and give it its final name."""
+    sync(temporary)
     os.replace(temporary, final)
 
 
@@ -39,6 +44,17 @@ def locked(path: Path) -> Iterator[None]:
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def try_lock(path: Path) -> int | None:
+    """Return a file descriptor that holds a lock on ``path`` until it is closed; None if another process has it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def sha256_of_file(path: Path) -> str:

@@ -5,7 +5,6 @@ accumulation, and models that are spread over many processes.
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,14 @@ import fairseq.trainer
 import fairseq_cli.train
 import torch
 from fairseq.trainer import Trainer
-from omegaconf import open_dict
 
 from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyCriterion
 from mmt.distributed.checkpoint import newest_first, reading_with
+from mmt.distributed.parallelize import moe_layers
 from mmt.distributed.trainer import ParallelTrainer
 from mmt.errors import CheckpointDamaged, UserError
-from mmt.fairseq_compat import refuse_dead_flags
+from mmt.fairseq_compat import refuse_dead_flags, switched_off
 from mmt.modules.collectives import own_part
-from mmt.modules.moe_layer import MoELayer
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +41,7 @@ class MoETrainer(ParallelTrainer):
 
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
         refuse_dead_flags(cfg.distributed_training)
-        has_experts = any(isinstance(module, MoELayer) for module in model.modules())
-        if has_experts and not isinstance(criterion, MoELabelSmoothedCrossEntropyCriterion):
+        if moe_layers(model) and not isinstance(criterion, MoELabelSmoothedCrossEntropyCriterion):
             logger.warning(
                 "--criterion %s trains without a balance loss, and logs nothing of the experts: use "
                 "moe_label_smoothed_cross_entropy",
@@ -60,18 +57,9 @@ class MoETrainer(ParallelTrainer):
         with self._without_fairseqs_bf16(cfg):
             super().__init__(cfg, task, model, criterion, quantizer)
 
-    @contextlib.contextmanager
-    def _without_fairseqs_bf16(self, cfg: Any) -> Iterator[None]:
+    def _without_fairseqs_bf16(self, cfg: Any) -> contextlib.AbstractContextManager[None]:
         """Keep fairseq from casting the model, or wrapping the optimizer, while we autocast."""
-        if not self.autocasts:
-            yield
-            return
-        with open_dict(cfg):
-            cfg.common.bf16 = False
-            try:
-                yield
-            finally:
-                cfg.common.bf16 = True
+        return switched_off(cfg.common, "bf16") if self.autocasts else contextlib.nullcontext()
 
     def _build_optimizer(self) -> None:
         with self._without_fairseqs_bf16(self.cfg):
@@ -127,15 +115,17 @@ class MoETrainer(ParallelTrainer):
         """Go on from a checkpoint, or, if the last one of this training is damaged, from the newest one that is not."""
         save_dir = Path(self.cfg.checkpoint.save_dir)
         last = save_dir / "checkpoint_last.pt"
-        others = [path for path in newest_first(save_dir) if path != last] if Path(filename) == last else []
-        if not others:
+        if Path(filename) != last:
             return self._load_checkpoint(filename, *args, **kwargs)
-        try:
-            if not last.exists():
-                raise CheckpointDamaged(f"checkpoint {last} does not exist, though others do")
+        damage = CheckpointDamaged(f"checkpoint {last} does not exist, though others do")
+        if last.exists():
+            try:
+                return self._load_checkpoint(filename, *args, **kwargs)
+            except CheckpointDamaged as error:
+                damage = error
+        others = [path for path in newest_first(save_dir) if path != last]
+        if not others and not last.exists():  # a training that begins
             return self._load_checkpoint(filename, *args, **kwargs)
-        except CheckpointDamaged as error:
-            damage = error
         for path in others:
             logger.warning("%s", damage)
             logger.warning("going on from %s instead", path)

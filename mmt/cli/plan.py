@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmt.errors import UserError
 from mmt.planning.activations import Batch
-from mmt.planning.cluster import Cluster, names, read_cluster
+from mmt.planning.cluster import GIB, Cluster, names, read_cluster
 from mmt.planning.from_recipe import Subject, from_architecture, from_recipe, own_layout
 from mmt.planning.largest import more_experts, wider
 from mmt.planning.plan import judge, plans
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         print(scaling_table(found))
         draw_scaling(found, args.scaling)
     else:
-        return _print_plans(subject, batch, cluster, args.top)
+        _print_plans(subject, batch, cluster, args.top)
     return 0
 
 
@@ -93,7 +93,7 @@ def _print_subject(subject: Subject, batch: Batch, cluster: Cluster) -> None:
     print(f"{cluster_line(cluster)}\n")
 
 
-def _print_plans(subject: Subject, batch: Batch, cluster: Cluster, top: int) -> int:
+def _print_plans(subject: Subject, batch: Batch, cluster: Cluster, top: int) -> None:
     found = plans(subject.model, batch, cluster, bf16=subject.bf16, update_freq=subject.update_freq)
     fitting = [plan for plan in found if plan.fits]
     print(f"{len(fitting)} of {len(found)} meshes fit; the fastest, GiB of one GPU and its host:\n")
@@ -114,8 +114,7 @@ def _print_plans(subject: Subject, batch: Batch, cluster: Cluster, top: int) -> 
                 subject.model, layout, batch, cluster, bf16=subject.bf16, update_freq=subject.update_freq
             )
             says = "fits" if own.fits else "does not fit"
-            print(f"The recipe's own mesh, {own.layout}, {says}: {own.memory.gpu / 2**30:.1f} GiB of the GPU")
-    return 0
+            print(f"The recipe's own mesh, {own.layout}, {says}: {own.memory.gpu / GIB:.1f} GiB of the GPU")
 
 
 def _print_largest(subject: Subject, batch: Batch, cluster: Cluster) -> None:

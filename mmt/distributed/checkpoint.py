@@ -165,9 +165,12 @@ def read_model(path: Path, state: State) -> State:
     if folder is None:
         return state
     check(folder)
-    tensors = read_whole(folder, state[ALIASES])
-    state["model"] = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    state["model"] = _of_model(read_whole(folder, state[ALIASES]))
     return state
+
+
+def _of_model(tensors: State) -> State:
+    return {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
 
 
 def read_training(path: Path, state: State, names: list[str]) -> State:
@@ -183,7 +186,7 @@ def read_training(path: Path, state: State, names: list[str]) -> State:
         return state
     check(folder)
     tensors = read_whole(folder, state[ALIASES], kinds=("model", "optimizer"))
-    state["model"] = {name[len("model.") :]: t for name, t in tensors.items() if name.startswith("model.")}
+    state["model"] = _of_model(tensors)
     numbers = {name: number for number, name in enumerate(names)}
     by_number: dict[int, State] = {}
     for name, values in state[OPTIMIZER_REST].items():

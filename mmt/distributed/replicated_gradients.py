@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed.tensor import DTensor
+
+from mmt.modules.collectives import own_part
 
 BUCKET_BYTES = 25 * 2**20
 
@@ -86,8 +87,7 @@ def local_gradient(parameter: nn.Parameter) -> Tensor:
     """Return this process' part of a parameter's gradient; zeros, kept as the gradient, if there is none."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
-    gradient = parameter.grad
-    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    return own_part(parameter.grad)
 
 
 def _in_buckets(parameters: Sequence[nn.Parameter]) -> list[_Bucket]:

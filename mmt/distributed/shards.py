@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from mmt.errors import CheckpointDamaged, UserError
-from mmt.files import sha256_of_file
+from mmt.files import sha256_of_file, sync, write_text
 
 CHECKSUMS = "checksums.json"
 PREFIX = "shards_"
@@ -55,27 +55,24 @@ def _finish(partial: Path, folder: Path, checksums: list[dict[str, str]]) -> Non
     """Give a complete folder its name."""
     sums = {name: value for part in checksums for name, value in part.items()}
     sums[".metadata"] = sha256_of_file(partial / ".metadata")
-    with (partial / CHECKSUMS).open("w", encoding="utf-8") as file:
-        json.dump(sums, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(partial)
+    write_text(partial / CHECKSUMS, json.dumps(sums, indent=1))
+    sync(partial)
     os.rename(partial, folder)
-    sync_folder(folder.parent)
+    sync(folder.parent)
 
 
-def _together(work: Callable[[], Any]) -> list[Any]:
-    """Do ``work`` on every process, and return all results; an OSError of one process is raised on all."""
+def _together(work: Callable[[], Any], failure: type[Exception] = OSError) -> list[Any]:
+    """Do ``work`` on every process, and return all results; a ``failure`` of one process is raised on all."""
     outcome: tuple[Any, str | None]
     try:
         outcome = work(), None
-    except OSError as error:
+    except failure as error:
         outcome = None, str(error)
     outcomes: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(outcomes, outcome)
-    failures = [failure for _, failure in outcomes if failure]
+    failures = [text for _, text in outcomes if text]
     if failures:
-        raise OSError(failures[0])
+        raise failure(failures[0])
     return [result for result, _ in outcomes]
 
 
@@ -114,16 +111,7 @@ def check_together(folder: Path) -> None:
     Raises:
         CheckpointDamaged: on all processes.
     """
-    fault: str | None = None
-    try:
-        check(folder, part=dist.get_rank(), parts=dist.get_world_size())
-    except CheckpointDamaged as error:
-        fault = str(error)
-    faults: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(faults, fault)
-    for found in faults:
-        if found:
-            raise CheckpointDamaged(found)
+    _together(lambda: check(folder, part=dist.get_rank(), parts=dist.get_world_size()), CheckpointDamaged)
 
 
 def names_and_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -146,12 +134,3 @@ def remove_unused(folder: Path, used: Collection[str]) -> None:
     for path in folder.glob(f"{PREFIX}*"):
         if path.is_dir() and path.name not in used:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,9 +1,8 @@
 """fairseq's trainer for a model that is spread over several processes: data, expert and tensor parallelism, ZeRO."""
 
-import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,12 @@ from mmt.distributed.lockstep import Lockstep
 from mmt.distributed.mesh import Mesh, choose_shape
 from mmt.distributed.parallelize import ParallelModel
 from mmt.distributed.peers import Peers
-from mmt.distributed.shards import check_together, sync_folder, write_shards
+from mmt.distributed.shards import check_together, write_shards
 from mmt.distributed.stop_request import EXIT_CODE, StopRequest
 from mmt.distributed.training_state import collect, first_names, read_into, spread, trained_names
 from mmt.errors import UserError
+from mmt.fairseq_compat import switched_off
+from mmt.files import sync
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class ParallelTrainer(Trainer):
         with open_dict(cfg):
             # fairseq would broadcast what the first process reads, as a pickle that the others refuse to load.
             cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
-        with _without_fairseqs_offload(cfg):
+        with switched_off(cfg.distributed_training, "cpu_offload"):  # fairseq refuses it without fairscale
             super().__init__(cfg, task, model, criterion, quantizer)
         if hasattr(criterion, "data_group") and self.data_parallel_world_size > 1:
             criterion.data_group = self.data_parallel_process_group
@@ -163,9 +164,11 @@ class ParallelTrainer(Trainer):
     def _stop_if_asked(self) -> None:
         """If a signal has come to any process, let this update be the last, and be saved without a validation."""
         signal = self.stop_request.signal
-        asked = torch.tensor(int(signal is not None), device=self.device)
+        asked = signal is not None
         if dist.is_initialized():
-            dist.all_reduce(asked)
+            number = torch.tensor(int(asked), device=self.device)
+            dist.all_reduce(number)
+            asked = bool(number)
         if asked and not self._is_stopping:
             self._is_stopping = True
             logger.warning("%s: saving after update %d, and stopping", signal, self.get_num_updates())
@@ -210,7 +213,7 @@ class ParallelTrainer(Trainer):
         state["extra_state"].update(extra_state)
         state.update({FOLDER: folder.name, ALIASES: first_names(self.model), OPTIMIZER_REST: self._optimizer_rest})
         checkpoint_utils.torch_persistent_save(state, str(path))
-        sync_folder(path.parent)
+        sync(path.parent)
         logger.info("Finished saving checkpoint to %s", path)
         return str(path)
 
@@ -244,15 +247,3 @@ def _watch_peers(cfg: Any) -> Peers | None:
     if cfg.distributed_world_size == 1:
         return None
     return Peers(cfg.heartbeat_timeout if cfg.heartbeat_timeout > 0 else DEFAULT_TIMEOUT_SECONDS)
-
-
-@contextlib.contextmanager
-def _without_fairseqs_offload(cfg: Any) -> Iterator[None]:
-    """Keep fairseq from refusing ``--cpu-offload``, which it does without fairscale."""
-    chosen = cfg.distributed_training.cpu_offload
-    with open_dict(cfg):
-        cfg.distributed_training.cpu_offload = False
-        try:
-            yield
-        finally:
-            cfg.distributed_training.cpu_offload = chosen

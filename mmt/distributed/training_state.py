@@ -16,6 +16,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from mmt.distributed.shards import names_and_shapes, read_shards
 from mmt.errors import UserError
+from mmt.modules.collectives import own_part
 
 State = dict[str, Any]
 
@@ -45,7 +46,7 @@ def like(parameter: Tensor, value: Any) -> Any:
     )
 
 
-def own_part(whole: Tensor, parameter: Tensor) -> Tensor:
+def cut_out(whole: Tensor, parameter: Tensor) -> Tensor:
     """Return what this process holds of ``whole``, if it is spread like ``parameter``."""
     if not isinstance(parameter, DTensor):
         return whole
@@ -107,7 +108,7 @@ def read_into(folder: Path, model: nn.Module, rest: State, *, with_optimizer: bo
             optimizer.setdefault(numbers[name], {})[what] = into[key]
     read_shards(folder, into)
     state = {name: into[f"model.{first.get(name, name)}"] for name in model.state_dict()}
-    local = {n: {k: v.to_local() if isinstance(v, DTensor) else v for k, v in s.items()} for n, s in optimizer.items()}
+    local = {n: {k: own_part(v) for k, v in s.items()} for n, s in optimizer.items()}
     return state, local
 
 
@@ -120,14 +121,14 @@ def spread(
     for name, tensor in whole.items():
         target = own.get(name)
         if isinstance(target, DTensor) and target.shape == tensor.shape:
-            tensor = like(target, own_part(tensor, target).to(target.device))
+            tensor = like(target, cut_out(tensor, target).to(target.device))
         state[name] = tensor  # of another shape, it is refused when it is loaded
     parameters = dict(model.named_parameters())
     parts: dict[int, State] = {}
     for number, name in enumerate(trained_names(model)):
         for kind, value in optimizer.get(number, {}).items():
             is_spread = isinstance(value, Tensor) and value.shape == parameters[name].shape
-            parts.setdefault(number, {})[kind] = own_part(value, parameters[name]) if is_spread else value
+            parts.setdefault(number, {})[kind] = cut_out(value, parameters[name]) if is_spread else value
     return state, parts
 
 

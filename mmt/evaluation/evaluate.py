@@ -120,13 +120,17 @@ def evaluate(
     while todo:
         claimed_by_others = []
         for job, was_finished in todo:
+            if was_finished:
+                on_direction(job, True)
+                continue
             with claims.claim(f"{job.test_set}.{job.direction}") as is_mine:
                 if not is_mine:
                     claimed_by_others.append((job, False))
                     continue
                 results.read_again()
-                on_direction(job, was_finished or is_finished(job))
-                if not is_finished(job):
+                was_finished = is_finished(job)  # by another process
+                on_direction(job, was_finished)
+                if not was_finished:
                     results.add(*translate_and_score(job, translator, on_batch))
         todo = claimed_by_others if waits else []
         if todo:

@@ -5,7 +5,6 @@ It holds ``run.json`` (what was scored, and how), ``scores.jsonl`` (one line for
 disk before.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 
 from mmt.errors import UserError
 from mmt.evaluation.directions import split
-from mmt.files import locked, write_text
+from mmt.files import locked, try_lock, write_text
 
 RUN, SCORES, SUMMARY, HYPOTHESES, LOCK = "run.json", "scores.jsonl", "summary.json", "hypotheses", ".lock"
 CLAIMS = ".claims"
@@ -182,12 +181,9 @@ def _line(record: Record) -> str:
 
 def _lock(path: Path) -> int:
     """Return a file descriptor that holds the folder's lock until it is closed."""
-    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise UserError(f"--output {path}: another mmt evaluate is writing into this folder") from error
+    descriptor = try_lock(path / LOCK)
+    if descriptor is None:
+        raise UserError(f"--output {path}: another mmt evaluate is writing into this folder")
     return descriptor
 
 

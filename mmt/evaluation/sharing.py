@@ -5,7 +5,6 @@ whatever ends it. So nobody waits for a process that is gone, and what it had be
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from mmt.errors import UserError
+from mmt.files import try_lock
 
 START_TIMEOUT = timedelta(minutes=10)  # a model is loaded within that time
 
@@ -64,13 +64,9 @@ class Claims:
     @contextlib.contextmanager
     def claim(self, name: str) -> Iterator[bool]:
         """Claim ``name`` for the ``with`` block; False if another process has it."""
-        descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = try_lock(self.folder / name)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            yield descriptor is not None
         finally:
-            os.close(descriptor)
+            if descriptor is not None:
+                os.close(descriptor)

@@ -16,7 +16,7 @@ from mmt.planning.memory import ParameterShape, parameter_shapes
 SPECIAL_SYMBOLS = 4
 
 
-class _WordsWithoutText:
+class WordsWithoutText:
     """A dictionary of which only the size is known."""
 
     def __init__(self, size: int) -> None:
@@ -95,7 +95,7 @@ def plan_model(options: Any, vocabulary: int, languages: int = 50) -> PlannedMod
     Raises:
         UserError: if an option breaks a rule.
     """
-    words = _WordsWithoutText(vocabulary)
+    words = WordsWithoutText(vocabulary)
     codes = [f"x{number}" for number in range(languages)]
     pairs = [pair for code in codes for pair in (f"en-{code}", f"{code}-en")]
     task = SimpleNamespace(

@@ -10,21 +10,11 @@ from torch import nn
 from mmt.models.architectures import ARCHITECTURES
 from mmt.models.config import MoETransformerConfig
 from mmt.models.moe_transformer import MoETransformerModel
-
-
-class _DictionaryOfSize:
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def pad(self) -> int:
-        return 1
+from mmt.planning.model import WordsWithoutText
 
 
 def build(architecture: str, vocabulary: int, **options) -> MoETransformerModel:
-    dictionary = _DictionaryOfSize(vocabulary)
+    dictionary = WordsWithoutText(vocabulary)
     task = SimpleNamespace(
         source_dictionary=dictionary,
         target_dictionary=dictionary,

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 import mmt  # noqa: F401
 from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyCriterion
 from mmt.distributed.mesh import Mesh, MeshShape
 from mmt.distributed.parallelize import ParallelModel
+from mmt.modules.collectives import own_part
 from mmt.optim.fused_adam import FairseqAdamConfig, FusedAdam
 from tests.models.tiny import batch, tiny_task
 from tests.planning.models import build
@@ -37,9 +37,9 @@ class SavedBytes:
         self.storages: dict[int, tuple[int, Tensor]] = {}
 
     def _pack(self, tensor: Tensor) -> Tensor:
-        storage = _local(tensor).untyped_storage()
+        storage = own_part(tensor).untyped_storage()
         # At this moment ZeRO has put the parameters of the layer together.
-        parameters = {_local(parameter).untyped_storage()._cdata for parameter in self.model.parameters()}
+        parameters = {own_part(parameter).untyped_storage()._cdata for parameter in self.model.parameters()}
         if storage._cdata not in parameters:
             self.storages[storage._cdata] = (storage.nbytes(), tensor.detach())
         return tensor
@@ -56,12 +56,8 @@ class SavedBytes:
         return sum(size for size, _ in self.storages.values())
 
 
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def _bytes(tensors: Any) -> int:
-    return sum(_local(tensor).numel() * tensor.element_size() for tensor in tensors)
+    return sum(own_part(tensor).numel() * tensor.element_size() for tensor in tensors)
 
 
 def sample(case: dict[str, Any], rank: int) -> dict[str, Any]:
@@ -100,9 +96,6 @@ def measure(case: dict[str, Any]) -> dict[str, list[int]]:
     with saved.watch(), torch.autocast("cpu", torch.bfloat16, enabled=case.get("bf16", False)):
         loss, _, _ = criterion(model, sample(case, rank))
     activations = saved.total
-    if os.environ.get("SHOW"):
-        for size, tensor in saved.storages.values():
-            print(size, tuple(tensor.shape), tensor.dtype, file=sys.stderr)
     saved.storages.clear()
     loss.backward()
     backward()

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.tensor import DTensor
 
 import mmt  # noqa: F401
+from mmt.modules.collectives import own_part
 from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
 
 FAULT = os.environ["PLANTED_FAULT"]
@@ -26,9 +26,7 @@ def train_step_with_fault(self: Any, sample: Any, model: Any, *args: Any, **kwar
         raise torch.OutOfMemoryError("out of memory (planted)")
     result = train_step(self, sample, model, *args, **kwargs)
     if is_now and FAULT == "inf":
-        gradient = model.encoder.layers[0].moe.experts.weight_1.grad
-        local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-        local[0, 0, 0] = float("inf")
+        own_part(model.encoder.layers[0].moe.experts.weight_1.grad)[0, 0, 0] = float("inf")
     return result
 
 
