@@ -103,6 +103,11 @@ class MoETrainer(Trainer):
         world_size, offload = cfg.distributed_training.distributed_world_size, cfg.distributed_training.cpu_offload
         if offload and (world_size == 1 or sizes["zero"] == "0"):
             raise UserError("--cpu-offload goes with --zero 1, 2 or 3, and several processes")
+        if world_size > 1:
+            timeout = cfg.distributed_training.heartbeat_timeout
+            self.peers = Peers(timeout if timeout > 0 else DEFAULT_TIMEOUT_SECONDS)
+            with open_dict(cfg):  # fairseq's own watch would interrupt this process before the culprit is found
+                cfg.distributed_training.heartbeat_timeout = -1
         if sizes == defaults:
             return
         for option in ("fp16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"):
@@ -114,8 +119,6 @@ class MoETrainer(Trainer):
             return
         device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
         self.mesh = Mesh(shape, device)
-        timeout = cfg.distributed_training.heartbeat_timeout
-        self.peers = Peers(timeout if timeout > 0 else DEFAULT_TIMEOUT_SECONDS)
         logger.info("%d processes: %s", shape.world_size, shape)
 
     # Which part of the data this process works on.
