@@ -1,7 +1,9 @@
 """Being asked to stop: SLURM sends a signal before a job's time is over, and the training saves and ends."""
 
+import atexit
 import os
 import signal
+import threading
 import time
 from types import FrameType
 
@@ -10,8 +12,6 @@ EXIT_CODE = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # SLURM, torchrun and submitit may each pass on one and the same request.
 SAME_REQUEST_SECONDS = 5.0
-# More than fairseq's loading of data needs to end by itself when the training does.
-LOADER_SECONDS = 60
 
 
 class StopRequest:
@@ -21,25 +21,44 @@ class StopRequest:
     when the process started is waiting, and comes now.
     """
 
+    process: int | None = None  # which remembers signals
+
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.signal: str | None = None
         self._first_time = 0.0
-        self._process = os.getpid()
+        StopRequest.process = os.getpid()
         for number in SIGNALS:
             signal.signal(number, self._remember)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        atexit.register(self._end_undisturbed)
+
+    def _end_undisturbed(self) -> None:
+        """Let a repeated request, which Python no longer handles while it ends, not spoil the exit code."""
+        if self.signal is not None:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            _outlive_the_last_update(number)
-        elif self.signal is None:
-            self.signal, self._first_time = signal.Signals(number), time.monotonic()
+        if self.signal is None:
+            self.signal, self._first_time = signal.Signals(number).name, time.monotonic()
         elif number == signal.SIGTERM and time.monotonic() > self._first_time + SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
 
-def _outlive_the_last_update(number: int) -> None:
-    """Go on for a while in a process that loads data, which SLURM signals as well, and whose work is still needed."""
-    if number == signal.SIGTERM:
-        signal.alarm(LOADER_SECONDS)
+def _shield_child() -> None:
+    """Keep SLURM's signals, which go to all processes of a job, from the ones that load data for the last update."""
+    parent = os.getppid()
+    if parent == StopRequest.process:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        threading.Thread(target=_end_for, args=(parent,), daemon=True).start()
+
+
+def _end_for(parent: int) -> None:
+    """End this process when ``parent`` asks for it, and nobody else."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+os.register_at_fork(after_in_child=_shield_child)

@@ -9,11 +9,14 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "munge"]
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol"]
+ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+TIMEOUT_SECONDS = 180.0
 # Two processors are promised whatever the machine has: the tests' two tasks take turns on one.
 CONFIGURATION = """\
 ClusterName=tests
@@ -30,8 +33,10 @@ SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
+MinJobAge=3600
 ReturnToService=2
 KillWait=60
+OverTimeLimit=1
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -63,10 +68,10 @@ class LocalSlurm:
         self.folder = folder
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
-    def ask(self, *command: str | Path, **kwargs: object) -> str:
+    def ask(self, *command: str | Path, **kwargs: Any) -> str:
         """Run one of SLURM's commands, and return what it prints."""
         words = [str(word) for word in command]
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, **kwargs)  # type: ignore[call-overload]
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, **kwargs)
         assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
         return done.stdout
 
@@ -75,15 +80,29 @@ class LocalSlurm:
         words = self.ask("scontrol", "show", "job", number, "--oneliner").split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def wait(self, number: str, states: tuple[str, ...], timeout_seconds: float = 180) -> dict[str, str]:
-        """Wait until a job is in one of ``states``; one that was put back into the queue begins again at once."""
-        deadline = time.monotonic() + timeout_seconds
-        while (job := self.job(number))["JobState"] not in states:
-            assert time.monotonic() < deadline, f"job {number} is {job['JobState']}, not {states}"
-            if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":  # two minutes later, that is
+    def wait(self, number: str, states: tuple[str, ...], begin_again: bool = True) -> dict[str, str]:
+        """Wait until a job is in one of ``states``.
+
+        Args:
+            number: of the job.
+            states: such as COMPLETED.
+            begin_again: let a job that was put back into the queue begin at once, not after SLURM's two minutes.
+        """
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            job = self.job(number)
+            is_put_back = job["JobState"] == "PENDING" and int(job["Restarts"]) > 0
+            if job["JobState"] in states and (is_put_back or job["JobState"] != "PENDING"):
+                return job
+            assert job["JobState"] not in ENDS, f"job {number} is {job['JobState']}, not {states}: {job}"
+            assert time.monotonic() < deadline, f"job {number} is {job['JobState']}, not {states}: {job}"
+            if begin_again and is_put_back:
                 self.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
             time.sleep(0.3)
-        return job
+
+    def wait_until_gone(self, number: str) -> None:
+        """Wait until no process of a job is left."""
+        _wait_for(lambda: not self.ask("squeue", "--noheader", f"--job={number}").strip(), self.folder)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -128,7 +147,7 @@ def _state(slurm: LocalSlurm) -> str:
     return subprocess.run(command, env=slurm.environment, capture_output=True, text=True).stdout.strip()
 
 
-def _wait_for(condition, folder: Path) -> None:
+def _wait_for(condition: Callable[[], bool], folder: Path) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         logs = {path.name: path.read_text()[-500:] for path in folder.glob("*.out")}
