@@ -17,6 +17,8 @@ PACKAGES = ["slurmctld", "slurmd", "slurm-client", "munge"]
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol"]
 ENDS = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 TIMEOUT_SECONDS = 180.0
+# A job that begins again sooner has credentials that slurmd takes for those it has just revoked.
+REQUEUE_SECONDS = 4.0
 # Two processors are promised whatever the machine has: the tests' two tasks take turns on one.
 CONFIGURATION = """\
 ClusterName=tests
@@ -97,7 +99,9 @@ class LocalSlurm:
             assert job["JobState"] not in ENDS, f"job {number} is {job['JobState']}, not {states}: {job}"
             assert time.monotonic() < deadline, f"job {number} is {job['JobState']}, not {states}: {job}"
             if begin_again and is_put_back:
+                time.sleep(REQUEUE_SECONDS)
                 self.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
+                begin_again = False
             time.sleep(0.3)
 
     def wait_until_gone(self, number: str) -> None:

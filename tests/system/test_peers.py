@@ -45,7 +45,8 @@ def test_the_others_end_and_name_a_process_that_is_gone(
 def test_torchrun_starts_them_again_and_fewer_go_on_afterwards(toy_data: Path, tmp_path: Path) -> None:
     save_dir, log = tmp_path / "run", tmp_path / "log"
     command = train_command(toy_data, save_dir, *OPTIONS, "--expert-parallel-size", "2")
-    launcher = [installed("torchrun"), "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    launcher = [installed("torchrun"), "--nproc-per-node", "2", "--master-port", str(free_port())]
+    launcher += ["--max-restarts", "1"]
     with launched([*launcher, *command], log) as torchrun:
         wait_until(lambda: (save_dir / "checkpoint_last.pt").exists(), "a checkpoint", log)
         os.kill(children(torchrun.pid)[0], signal.SIGKILL)
