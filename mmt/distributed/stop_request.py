@@ -33,10 +33,11 @@ class StopRequest:
         atexit.register(self._end_undisturbed)
 
     def _end_undisturbed(self) -> None:
-        """Let a repeated request, which Python no longer handles while it ends, not spoil the exit code."""
-        if self.signal is not None:
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
+        """Ignore requests to do what is done. Python no longer handles them while it ends: they would kill it, and a
+        finished training would seem to have failed.
+        """
+        for number in SIGNALS if self.signal is not None else [signal.SIGUSR1]:
+            signal.signal(number, signal.SIG_IGN)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:

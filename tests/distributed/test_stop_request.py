@@ -34,6 +34,13 @@ def test_the_same_request_may_come_twice() -> None:
     assert request.signal == "SIGTERM"
 
 
+def test_a_request_at_the_very_end_does_not_make_a_finished_training_fail() -> None:
+    request = StopRequest()
+    request._end_undisturbed()
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) == request._remember
+
+
 def test_a_process_that_loads_data_ends_for_nobody_but_the_training() -> None:
     StopRequest()
     loader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))

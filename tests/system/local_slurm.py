@@ -88,7 +88,8 @@ class LocalSlurm:
         Args:
             number: of the job.
             states: such as COMPLETED.
-            begin_again: let a job that was put back into the queue begin at once, not after SLURM's two minutes.
+            begin_again: let a job that was put back into the queue begin at once, not after SLURM's two minutes, and
+                have time enough to finish.
         """
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
@@ -100,7 +101,7 @@ class LocalSlurm:
             assert time.monotonic() < deadline, f"job {number} is {job['JobState']}, not {states}: {job}"
             if begin_again and is_put_back:
                 time.sleep(REQUEUE_SECONDS)
-                self.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
+                self.ask("scontrol", "update", f"JobId={number}", "StartTime=now", "TimeLimit=10")
                 begin_again = False
             time.sleep(0.3)
 
