@@ -68,5 +68,6 @@ def test_a_cut_network_ends_both_sides_and_the_training_goes_on_when_it_is_mende
         for process in start(stack, hosts, [*command, "--max-update", str(saved + 3)], logs):
             wait_until(lambda: process.poll() is not None, "the end", logs[0])
             assert process.returncode == 0
-    assert saved >= 20
+    # The cut may come in the middle of saving, which leaves the checkpoint before that.
+    assert saved >= 10 and saved % 10 == 0
     assert updates(logs[0]) == [saved + 1, saved + 2, saved + 3]
