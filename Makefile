@@ -72,7 +72,7 @@ venv: $(VENV)/.installed  ## install everything into .venv (the other targets do
 $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,data]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,data,slurm]"
 	@touch $@
 
 clean:  ## remove .venv and caches; data/ and runs/ stay

@@ -28,6 +28,7 @@ from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
 from omegaconf import open_dict
 
+from mmt.distributed import rendezvous
 from mmt.distributed.checkpoint import fill_in
 from mmt.errors import CheckpointDamaged, UserError
 
@@ -230,6 +231,8 @@ def _infer_torchrun_before_counting_devices(original: Callable[..., Any], cfg: A
     launched = all(key in os.environ for key in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"))
     if launched and int(os.environ["WORLD_SIZE"]) > 1 and cfg.distributed_init_method is None and not cfg.tpu:
         distributed_utils._infer_torch_distributed_launch_init(cfg)
+        if rendezvous.keeps_its_store():
+            cfg.distributed_init_method = rendezvous.METHOD
     else:
         original(cfg, *args, **kwargs)
 

@@ -246,4 +246,7 @@ class ParallelTrainer(Trainer):
 def _watch_peers(cfg: Any) -> Peers | None:
     if cfg.distributed_world_size == 1:
         return None
-    return Peers(cfg.heartbeat_timeout if cfg.heartbeat_timeout > 0 else DEFAULT_TIMEOUT_SECONDS)
+    peers = Peers(cfg.heartbeat_timeout if cfg.heartbeat_timeout > 0 else DEFAULT_TIMEOUT_SECONDS)
+    with open_dict(cfg):  # fairseq's own watch would interrupt this process before the culprit is found
+        cfg.heartbeat_timeout = -1
+    return peers

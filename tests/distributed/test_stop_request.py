@@ -1,0 +1,54 @@
+"""Signals that ask a training to stop, whenever they come, and whichever process they reach."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from mmt.distributed.stop_request import SIGNALS, StopRequest
+
+
+@pytest.fixture(autouse=True)
+def _afterwards_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(StopRequest, "process", None)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_signal_that_came_before_the_training_was_ready_counts() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert StopRequest().signal == "SIGUSR1"
+
+
+def test_the_same_request_may_come_twice() -> None:
+    request = StopRequest()
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(os.getpid(), number)
+    assert request.signal == "SIGTERM"
+
+
+def test_a_request_at_the_very_end_does_not_make_a_finished_training_fail() -> None:
+    request = StopRequest()
+    request._end_undisturbed()
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) == request._remember
+
+
+def test_a_process_that_loads_data_ends_for_nobody_but_the_training() -> None:
+    StopRequest()
+    loader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    loader.start()
+    for name in ("TERM", "USR1"):
+        subprocess.run(["sh", "-c", f"kill -{name} {loader.pid}"], check=True)
+    loader.join(timeout=1)
+    assert loader.is_alive()
+    loader.terminate()
+    loader.join(timeout=30)
+    assert loader.exitcode == 0

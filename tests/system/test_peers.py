@@ -1,0 +1,64 @@
+"""A process of a training dies or hangs: the others say which one and end, or torchrun starts all of them again."""
+
+import os
+import re
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.system.commands import ROUTINGS, installed, run, train_command
+from tests.system.launched import children, free_port, launched, saved_updates, updates, wait_for_updates, wait_until
+
+OPTIONS = [*ROUTINGS["token_task"], "--disable-validation", "--heartbeat-timeout", "10"]
+OPTIONS += ["--save-interval-updates", "10", "--keep-interval-updates", "1", "--max-update", "1000000"]
+
+
+@pytest.mark.parametrize(
+    ("signal_number", "victim", "message"),
+    [
+        # The first process is also where the others leave their signs of life.
+        (signal.SIGSTOP, 0, r"process 0 on host \S+ cannot be reached"),
+        (signal.SIGKILL, 1, r"process 1 on host \S+ has given no sign of life"),
+    ],
+)
+def test_the_others_end_and_name_a_process_that_is_gone(
+    signal_number: signal.Signals, victim: int, message: str, toy_data: Path, tmp_path: Path
+) -> None:
+    command = train_command(toy_data, tmp_path / "run", *OPTIONS)
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    logs = [tmp_path / f"{rank}.log" for rank in range(2)]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(launched(command, logs[rank], {**together, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
+            for rank in range(2)
+        ]
+        wait_for_updates(20, logs[0])
+        processes[victim].send_signal(signal_number)
+        other = 1 - victim
+        wait_until(lambda: processes[other].poll() is not None, "the end of the other process", logs[other])
+    assert processes[other].returncode == 1
+    assert re.search(rf"mmt: error: {message}.*; the training ends on process {other} on", logs[other].read_text())
+
+
+def test_torchrun_starts_them_again_and_fewer_go_on_afterwards(toy_data: Path, tmp_path: Path) -> None:
+    save_dir, log = tmp_path / "run", tmp_path / "log"
+    command = train_command(toy_data, save_dir, *OPTIONS, "--expert-parallel-size", "2")
+    launcher = [installed("torchrun"), "--nproc-per-node", "2", "--master-port", str(free_port())]
+    launcher += ["--max-restarts", "1"]
+    with launched([*launcher, *command], log) as torchrun:
+        wait_until(lambda: (save_dir / "checkpoint_last.pt").exists(), "a checkpoint", log)
+        os.kill(children(torchrun.pid)[0], signal.SIGKILL)
+        wait_until(lambda: len(updates(log, "Loaded checkpoint")) > 20, "updates of the second start", log)
+        torchrun.send_signal(signal.SIGTERM)
+        torchrun.wait(timeout=60)
+    # The second start went on from a checkpoint of the first, and saved when it was asked to stop.
+    numbers = updates(log, "Loaded checkpoint")
+    assert numbers[0] % 10 == 1 and numbers[0] > 1
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    assert saved_updates(save_dir) == numbers[-1]
+
+    result = run(train_command(toy_data, save_dir, *OPTIONS, "--max-update", str(numbers[-1] + 3)))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert saved_updates(save_dir) == numbers[-1] + 3
