@@ -29,6 +29,7 @@ from fairseq.logging import progress_bar
 from omegaconf import open_dict
 
 from mmt.distributed import rendezvous
+from mmt.distributed.background import do
 from mmt.distributed.checkpoint import fill_in
 from mmt.errors import CheckpointDamaged, UserError
 
@@ -172,14 +173,18 @@ def _copy_at_once(original: Callable[..., Any], src_path: str, dst_path: str, ov
     fairseq writes over the old one, which is lost if the training is killed meanwhile. A link to the same file costs
     neither time nor space, and is safe, since fairseq never changes a checkpoint in its place.
     """
-    partial = f"{dst_path}.partial"
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(partial)
-    try:
-        os.link(src_path, partial)
-    except OSError:  # a file system without links
-        original(src_path, partial, overwrite=True)
-    os.replace(partial, dst_path)
+
+    def link() -> None:
+        partial = f"{dst_path}.partial"
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(partial)
+        try:
+            os.link(src_path, partial)
+        except OSError:  # a file system without links
+            original(src_path, partial, overwrite=True)
+        os.replace(partial, dst_path)
+
+    do(link)
     return True
 
 
@@ -198,12 +203,17 @@ def _batch_by_size_without_loss(
 
 
 def _parse_args_without_traps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Undo ``args.tpu = True``, which fairseq sets for every ``--bf16`` run, and refuse flags whose engine is dead."""
+    """Undo ``args.tpu = True``, which fairseq sets for every ``--bf16`` run, do what ``--save-async`` asks for
+    ourselves, and refuse flags whose engine is dead.
+    """
     parsed = original(*args, **kwargs)
     namespace = parsed[0] if isinstance(parsed, tuple) else parsed
     asked_for_tpu = "--tpu" in (kwargs.get("input_args") or sys.argv)
     if getattr(namespace, "bf16", False) and not asked_for_tpu:
         namespace.tpu = False
+    if getattr(namespace, "write_checkpoints_asynchronously", False):
+        # fairseq gives up without iopath and, with it, writes no checkpoint_last.pt.
+        namespace.write_checkpoints_asynchronously, namespace.save_in_background = False, True
     refuse_dead_flags(namespace)
     return parsed
 

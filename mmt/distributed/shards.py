@@ -14,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -32,8 +33,13 @@ class WritingFailed(UserError):
     is_known_to_all = True
 
 
-def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGroup | None = None) -> None:
     """Write every process' part of ``tensors``; called by all processes together.
+
+    Args:
+        folder: where to.
+        tensors: by name.
+        group: of all processes, for messages about it; default: torch's default group.
 
     Raises:
         WritingFailed: on all processes, if one of them could not write; nothing is left under the folder's name.
@@ -41,10 +47,10 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     partial = folder.with_name(folder.name + _PARTIAL)
     try:
         writer = FileSystemWriter(partial, sync_files=True, overwrite=True)
-        dcp.save(dict(tensors), storage_writer=writer)
+        dcp.save(dict(tensors), storage_writer=writer, process_group=group)
         own = sorted(partial.glob(f"__{dist.get_rank()}_*"))
-        checksums = _together(lambda: {path.name: sha256_of_file(path) for path in own})
-        _together(lambda: _finish(partial, folder, checksums) if dist.get_rank() == 0 else None)
+        checksums = _together(lambda: {path.name: sha256_of_file(path) for path in own}, group=group)
+        _together(lambda: _finish(partial, folder, checksums) if dist.get_rank() == 0 else None, group=group)
     except (CheckpointException, OSError) as error:
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -61,7 +67,9 @@ def _finish(partial: Path, folder: Path, checksums: list[dict[str, str]]) -> Non
     sync(folder.parent)
 
 
-def _together(work: Callable[[], Any], failure: type[Exception] = OSError) -> list[Any]:
+def _together(
+    work: Callable[[], Any], failure: type[Exception] = OSError, group: ProcessGroup | None = None
+) -> list[Any]:
     """Do ``work`` on every process, and return all results; a ``failure`` of one process is raised on all."""
     outcome: tuple[Any, str | None]
     try:
@@ -69,7 +77,7 @@ def _together(work: Callable[[], Any], failure: type[Exception] = OSError) -> li
     except failure as error:
         outcome = None, str(error)
     outcomes: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(outcomes, outcome)
+    dist.all_gather_object(outcomes, outcome, group=group)
     failures = [text for _, text in outcomes if text]
     if failures:
         raise failure(failures[0])

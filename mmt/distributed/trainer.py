@@ -1,5 +1,6 @@
 """fairseq's trainer for a model that is spread over several processes: data, expert and tensor parallelism, ZeRO."""
 
+import copy
 import logging
 import sys
 from collections.abc import Callable
@@ -12,7 +13,9 @@ from fairseq import checkpoint_utils, optim, utils
 from fairseq.optim import lr_scheduler
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
+from mmt.distributed.background import Background, do
 from mmt.distributed.checkpoint import (
     ALIASES,
     FOLDER,
@@ -57,10 +60,12 @@ class ParallelTrainer(Trainer):
         self.zero = 0
         self._parallel: ParallelModel | None = None
         self._saving: SaveTogether | None = None
+        self._saving_group: dist.ProcessGroup | None = None
         self._optimizer_rest: dict[str, Any] = {}
         self._is_stopping = False
         self.stop_request = StopRequest()
         self.peers = _watch_peers(cfg.distributed_training)
+        self._background = Background() if getattr(getattr(task, "args", None), "save_in_background", False) else None
         self._set_up_mesh(cfg, task)
         with open_dict(cfg):
             # fairseq would broadcast what the first process reads, as a pickle that the others refuse to load.
@@ -88,6 +93,8 @@ class ParallelTrainer(Trainer):
             return
         device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
         self.mesh = Mesh(shape, device)
+        if self._background is not None:  # its messages must not get mixed up with the training's
+            self._saving_group = dist.new_group(backend="gloo")
         logger.info("%d processes: %s", shape.world_size, shape)
 
     # Which part of the data this process works on.
@@ -186,35 +193,57 @@ class ParallelTrainer(Trainer):
 
     def save_with_all_processes(self, save: Callable[[], Any]) -> Any:
         """Call ``save``, fairseq's function that saves checkpoints, together with all processes."""
-        result = save() if self.mesh is None else self._save_together(save)
+        if self._background is None:
+            result = self._save_together(save)
+        else:
+            result = self._save_in_background(self._background, save)
         if self._is_stopping:
             logger.warning("stopped after update %d; the same command goes on from there", self.get_num_updates())
             raise SystemExit(EXIT_CODE)
         return result
 
+    def _save_in_background(self, background: Background, save: Callable[[], Any]) -> Any:
+        def wait_and_save() -> Any:
+            background.wait()
+            return save()
+
+        if dist.is_initialized() and dist.get_rank() > 0:
+            background.wait()  # what all processes know of is raised here, what only the first one does below
+        with background.collecting():
+            result = self._save_together(wait_and_save)
+            if self.is_data_parallel_master:
+                updates = self.get_num_updates()
+                do(lambda: logger.info("the checkpoint of update %d is on the disk", updates))
+        if self._is_stopping:
+            background.wait()
+        return result
+
     def _save_together(self, save: Callable[[], Any]) -> Any:
+        if self.mesh is None:
+            return save()
         self._saving = self._saving or SaveTogether(self._write_shards)
         result = self._saving.run(save)
         if dist.get_rank() == 0:
-            remove_unused_shards(Path(self.cfg.checkpoint.save_dir))
+            do(lambda: remove_unused_shards(Path(self.cfg.checkpoint.save_dir)))
         return result
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
-        if self.mesh is None:
-            return super().save_checkpoint(filename, extra_state)
-        if self._saving is None or not self._saving.is_saving:
+        if self.mesh is None and not self.should_save_checkpoint_on_current_rank:
+            return None
+        if self.mesh is not None and (self._saving is None or not self._saving.is_saving):
             # fairseq saves crash.pt when something goes wrong on this process, and the others know nothing of it.
             logger.warning("%s is not saved: the other processes would have to take part", filename)
             return None
         path = Path(filename).absolute()
         logger.info("Saving checkpoint to %s", path)
-        folder = self._saving.new_folder(path, self.get_num_updates())
+        folder = self._saving.new_folder(path, self.get_num_updates()) if self._saving is not None else None
         state = utils.move_to_cpu(self.state_dict())
         state["extra_state"].update(extra_state)
-        state.update({FOLDER: folder.name, ALIASES: first_names(self.model), OPTIMIZER_REST: self._optimizer_rest})
-        checkpoint_utils.torch_persistent_save(state, str(path))
-        sync(path.parent)
-        logger.info("Finished saving checkpoint to %s", path)
+        if folder is not None:
+            state.update({FOLDER: folder.name, ALIASES: first_names(self.model), OPTIMIZER_REST: self._optimizer_rest})
+        if self._background is not None:
+            state = copy.deepcopy(state)
+        do(lambda: _write_head(path, state))
         return str(path)
 
     def _write_shards(self, folder: Path) -> None:
@@ -222,7 +251,9 @@ class ParallelTrainer(Trainer):
         self._parallel.reshard()
         kept = self.optimizer.state_dict()["state"] if not self.cfg.checkpoint.no_save_optimizer_state else {}
         tensors, self._optimizer_rest = collect(self.model, kept)
-        write_shards(folder, tensors)
+        if self._background is not None:
+            tensors = BlockingAsyncStager().stage(tensors)
+        do(lambda: write_shards(folder, tensors, self._saving_group))
 
     def read_checkpoint(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
         """Fill in the tensors of a checkpoint, spread as the model is now."""
@@ -250,3 +281,9 @@ def _watch_peers(cfg: Any) -> Peers | None:
     with open_dict(cfg):  # fairseq's own watch would interrupt this process before the culprit is found
         cfg.heartbeat_timeout = -1
     return peers
+
+
+def _write_head(path: Path, state: dict[str, Any]) -> None:
+    checkpoint_utils.torch_persistent_save(state, str(path))
+    sync(path.parent)
+    logger.info("Finished saving checkpoint to %s", path)

@@ -143,6 +143,13 @@ class MultilingualMoETranslationConfig(ParallelConfig):
     valid_sentences_per_direction: Optional[int] = field(
         default=None, metadata={"help": "validate on the first N sentences of each direction only"}
     )
+    save_in_background: bool = field(
+        default=False,
+        metadata={
+            "help": "go on training while a checkpoint is written, from a copy in memory; fairseq's --save-async is "
+            "taken for it"
+        },
+    )
     # Values of other sections that fairseq's multilingual data loading reads.
     train_subset: str = II("dataset.train_subset")
     dataset_impl: Optional[DatasetFormat] = II("dataset.dataset_impl")  # type: ignore[valid-type]

@@ -16,7 +16,6 @@ from mmt.distributed.checkpoint import shards_of
 from mmt.distributed.training_state import read_whole
 from tests.system.commands import ROUTINGS, installed, launcher, records, run, train_command, train_together
 
-KILLS = 20
 SAVE_INTERVAL = 3
 PARALLEL = ["--expert-parallel-size", "2", "--zero", "2"]
 OPTIONS = [*ROUTINGS["token_task"], *PARALLEL, "--disable-validation", "--dropout", "0.1", "--moe-freq", "1"]
@@ -74,20 +73,25 @@ def went_on_after(log: str) -> int:
     return int(found[0]) if found else 0
 
 
-def saved_after(log: str) -> int:
+def saved_after(log: str, in_background: bool) -> int:
     """Return after which update a training has saved its last whole checkpoint."""
-    found = re.findall(r"Saved checkpoint .* \(epoch \d+ @ (\d+) updates", log)
+    in_words = r"checkpoint of update (\d+) is on the disk" if in_background else r"Saved checkpoint .* @ (\d+) updates"
+    found = re.findall(in_words, log)
     return int(found[-1]) if found else went_on_after(log)
 
 
-def test_a_training_that_is_killed_twenty_times_ends_with_the_same_bits(toy_data: Path, tmp_path: Path) -> None:
-    max_update = ["--max-update", str(KILLS * (SAVE_INTERVAL + 9))]
+@pytest.mark.parametrize("kills, in_background", [(20, False), (6, True)])
+def test_a_training_that_is_killed_many_times_ends_with_the_same_bits(
+    kills: int, in_background: bool, toy_data: Path, tmp_path: Path
+) -> None:
+    max_update = ["--max-update", str(kills * (SAVE_INTERVAL + 9))]
     train_together(2, toy_data, tmp_path / "whole", *OPTIONS, *max_update)
+    saving = ["--save-async"] if in_background else []
     save_dir, log = tmp_path / "killed", tmp_path / "log.txt"
     rng = random.Random(1)
     saved = 0
-    for number in range(KILLS):
-        training = Training(toy_data, save_dir, log, *max_update)
+    for number in range(kills):
+        training = Training(toy_data, save_dir, log, *max_update, *saving)
         aim = saved + rng.randint(SAVE_INTERVAL, SAVE_INTERVAL + 2)
         training.wait_until(lambda: training.updates() >= aim)
         if number % 2:  # within a save, whose folder does not have its name yet
@@ -97,8 +101,8 @@ def test_a_training_that_is_killed_twenty_times_ends_with_the_same_bits(toy_data
         training.process.wait(timeout=60)
         assert training.process.returncode != 0, "it ended before it was killed"
         assert went_on_after(log.read_text()) >= saved, "a checkpoint was lost"
-        saved = saved_after(log.read_text())
-    train_together(2, toy_data, save_dir, *OPTIONS, *max_update)
+        saved = saved_after(log.read_text(), in_background)
+    train_together(2, toy_data, save_dir, *OPTIONS, *max_update, *saving)
 
     expected, tensors = (saved_tensors(tmp_path / run / "checkpoint_last.pt") for run in ("whole", "killed"))
     assert tensors.keys() == expected.keys()
@@ -121,13 +125,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint_and_is_said(toy_data: Path, small_disk: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["--max-update", "9"], ["--max-update", "9", "--save-async"], ["--max-update", "4", "--save-async"]],
+    ids=["waiting", "in the background", "in the background at the end"],
+)
+def test_a_full_disk_leaves_the_previous_checkpoint_and_is_said(
+    arguments: list[str], toy_data: Path, small_disk: Path
+) -> None:
     train_together(2, toy_data, small_disk / "run", *OPTIONS, "--max-update", "3")
     before = sorted(path.name for path in (small_disk / "run").iterdir())
     with pytest.raises(OSError, match="No space"), (small_disk / "filler").open("wb", buffering=0) as filler:
         while True:
             filler.write(bytes(4096))
-    command = [*launcher(2), *train_command(toy_data, small_disk / "run", *OPTIONS, "--max-update", "9")]
+    command = [*launcher(2), *train_command(toy_data, small_disk / "run", *OPTIONS, *arguments)]
     full = run(command, timeout=120)
     assert full.returncode != 0
     assert "a checkpoint could not be written" in full.stderr

@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.system.commands import ROUTINGS, records, train, train_command
@@ -20,7 +21,10 @@ def saved_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     return {**saved["model"], **optimizer}
 
 
-def test_save_kill_resume_gives_the_same_losses_and_weights_to_the_last_digit(toy_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("saving", [[], ["--save-in-background"]], ids=["waiting", "in the background"])
+def test_save_kill_resume_gives_the_same_losses_and_weights_to_the_last_digit(
+    saving: list[str], toy_data: Path, tmp_path: Path
+) -> None:
     options = [
         *ROUTINGS["token_task"],
         "--max-update",
@@ -34,7 +38,7 @@ def test_save_kill_resume_gives_the_same_losses_and_weights_to_the_last_digit(to
     options += ["--moe-input-jitter", "0.01", "--moe-capacity-factor", "1.0"]
     whole = train(toy_data, tmp_path / "whole", *options)
 
-    command = train_command(toy_data, tmp_path / "killed", *options)
+    command = train_command(toy_data, tmp_path / "killed", *options, *saving)
     saved = tmp_path / "killed" / "checkpoint_1_10.pt"
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -44,7 +48,7 @@ def test_save_kill_resume_gives_the_same_losses_and_weights_to_the_last_digit(to
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     assert saved.exists() or (tmp_path / "killed" / "checkpoint_last.pt").exists()
-    resumed = train(toy_data, tmp_path / "killed", *options)
+    resumed = train(toy_data, tmp_path / "killed", *options, *saving)
 
     losses = {record["num_updates"]: record["loss"] for record in records(whole, "train_inner")}
     resumed_losses = {record["num_updates"]: record["loss"] for record in records(resumed, "train_inner")}

@@ -1,0 +1,75 @@
+"""Saving while the training goes on: what there is to write is copied, and a thread writes it."""
+
+import atexit
+import contextlib
+import contextvars
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+logger = logging.getLogger(__name__)
+
+Step = Callable[[], object]
+_collected: contextvars.ContextVar[list[Step] | None] = contextvars.ContextVar("collected", default=None)
+
+
+def do(step: Step) -> None:
+    """Do a step of a save now or, within ``Background.collecting``, later, after the steps before it.
+
+    What a later step writes must not be changed meanwhile.
+    """
+    steps = _collected.get()
+    if steps is None:
+        step()
+    else:
+        steps.append(step)
+
+
+class Background:
+    """Does the steps of one save at a time in a thread; the first step that fails is the last one."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        atexit.register(self._wait_at_exit)
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Put off every step (``do``) of the ``with`` block, and let the thread begin with them at its end.
+
+        ``wait`` for the save before comes first, within the block or ahead of it.
+        """
+        steps: list[Step] = []
+        token = _collected.set(steps)
+        try:
+            yield
+        finally:
+            _collected.reset(token)
+        assert self._thread is None
+        # Not waited for by Python's own end, which would hide its failure: see _wait_at_exit.
+        self._thread = threading.Thread(target=self._run, args=(steps,), name="saving", daemon=True)
+        self._thread.start()
+
+    def _run(self, steps: list[Step]) -> None:
+        try:
+            for step in steps:
+                step()
+        except Exception as error:  # raised again where it can be dealt with
+            logger.error("saving in the background failed: %s", error)
+            self._error = error
+
+    def wait(self) -> None:
+        """Wait for the end of a save, if one is under way, and raise its error, if it has failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _wait_at_exit(self) -> None:
+        try:
+            self.wait()
+        except Exception as error:  # which would not change the exit code here
+            sys.excepthook(type(error), error, error.__traceback__)
