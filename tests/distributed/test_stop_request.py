@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 
@@ -23,7 +24,7 @@ def _afterwards_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_a_signal_that_came_before_the_training_was_ready_counts() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    os.kill(os.getpid(), signal.SIGUSR1)
+    signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
     assert StopRequest().signal == "SIGUSR1"
 
 

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,12 +40,6 @@ def wait_for_updates(count: int, log: Path) -> None:
 def saved_updates(save_dir: Path) -> int:
     """Return the number of updates in ``checkpoint_last.pt``."""
     return torch.load(save_dir / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
-
-
-def free_port() -> int:
-    """Return a port that nobody listens to."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @contextmanager

@@ -8,10 +8,13 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from mmt.files import locked
 
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "munge"]
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol"]
@@ -56,8 +59,9 @@ def install_packages(programs: list[str], packages: list[str]) -> str | None:
     if os.getuid() != 0 or shutil.which("apt-get") is None:
         return f"not installed, and not root on Debian to install: {' '.join(packages)}"
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-        done = subprocess.run(["apt-get", "-qq", *command], capture_output=True, text=True, env=environment)
+    with locked(Path(tempfile.gettempdir(), "mmt-tests-apt")):  # apt-get refuses to run twice at a time
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+            done = subprocess.run(["apt-get", "-qq", *command], capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         return f"apt-get could not install {' '.join(packages)}: {done.stderr.strip()[-200:]}"
     return None

@@ -15,6 +15,7 @@ import torch
 from mmt.distributed.checkpoint import shards_of
 from mmt.distributed.training_state import read_whole
 from tests.system.commands import ROUTINGS, installed, launcher, records, run, train_command, train_together
+from tests.system.launched import children
 
 SAVE_INTERVAL = 3
 PARALLEL = ["--expert-parallel-size", "2", "--zero", "2"]
@@ -28,12 +29,6 @@ def saved_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     folder = shards_of(checkpoint, torch.load(checkpoint))
     assert folder is not None
     return read_whole(folder, {}, kinds=("model", "optimizer"))
-
-
-def children(process: int) -> list[int]:
-    """Return the processes that a process has started."""
-    folder = Path(f"/proc/{process}/task/{process}/children")
-    return [int(child) for child in folder.read_text().split()] if folder.exists() else []
 
 
 def kill(launcher_process: int, everyone: bool) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.commands import ROUTINGS, installed, run, train_command
-from tests.system.launched import children, free_port, launched, saved_updates, updates, wait_for_updates, wait_until
+from tests.system.commands import ROUTINGS, free_port, installed, run, train_command
+from tests.system.launched import children, launched, saved_updates, updates, wait_for_updates, wait_until
 
 OPTIONS = [*ROUTINGS["token_task"], "--disable-validation", "--heartbeat-timeout", "10"]
 OPTIONS += ["--save-interval-updates", "10", "--keep-interval-updates", "1", "--max-update", "1000000"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.commands import ROUTINGS, installed, train_command
-from tests.system.launched import free_port, launched, saved_updates, updates, wait_for_updates, wait_until
+from tests.system.commands import ROUTINGS, free_port, installed, train_command
+from tests.system.launched import launched, saved_updates, updates, wait_for_updates, wait_until
 from tests.system.local_slurm import install_packages
 from tests.system.two_hosts import ADDRESSES, CABLE, Hosts, two_hosts
 
