@@ -110,7 +110,7 @@ def work(arguments: list[str]) -> None:
         return result
 
     MoETrainer.train_step = metered  # type: ignore[method-assign]
-    collectives._all_to_all = meter.all_to_all(collectives._all_to_all)
+    collectives._start_all_to_all = meter.all_to_all(collectives._start_all_to_all)
     sys.argv = ["fairseq-train", *rest]
     fairseq_cli.train.cli_main()
 

@@ -14,6 +14,19 @@ class ParallelConfig(FairseqDataclass):
         default=1,
         metadata={"help": "spread the experts of each layer over N processes; tokens travel to their experts"},
     )
+    expert_parallel_node_size: int = field(
+        default=1,
+        metadata={
+            "help": "how many of these N processes are on one node: tokens travel within nodes first, then in fewer "
+            "and larger messages between them; default: 1, every process sends to every other"
+        },
+    )
+    expert_parallel_chunks: int = field(
+        default=1,
+        metadata={
+            "help": "compute the experts of a process in so many parts, each while the tokens of the next one travel"
+        },
+    )
     tensor_parallel_size: int = field(
         default=1,
         metadata={

@@ -87,20 +87,52 @@ def choose_shape(
     return MeshShape(replicas, rest // replicas, expert_parallel_size, tensor_parallel_size)
 
 
+def check_exchange(expert_parallel_size: int, node_size: int, chunks: int) -> None:
+    """Check the options that say how tokens travel between experts.
+
+    Raises:
+        UserError: names the option, the rule and the value.
+    """
+    if node_size < 1 or expert_parallel_size % node_size:
+        raise UserError(
+            f"--expert-parallel-node-size must divide --expert-parallel-size ({expert_parallel_size}), but is "
+            f"{node_size}"
+        )
+    if chunks < 1:
+        raise UserError(f"--expert-parallel-chunks must be 1 or more, but is {chunks}")
+    if chunks > 1 and expert_parallel_size == 1:
+        raise UserError(f"--expert-parallel-chunks {chunks} goes with --expert-parallel-size 2 or more, but that is 1")
+
+
+@dataclass(frozen=True)
+class NodeGroups:
+    """The processes that hold the different experts, where they are on several nodes."""
+
+    within: ProcessGroup  # those on this node
+    between: ProcessGroup  # those that have this process' place in their nodes
+
+
 class Mesh:
     """The processes of this training, and the groups in which this process communicates.
 
     Args:
         shape: its sizes; ``torch.distributed`` must run with as many processes.
         device: "cpu" or "cuda".
+        expert_node_size: how many of the processes that hold the different experts are on one node. ``node_groups`` is
+            None where that is 1, or all of them.
     """
 
-    def __init__(self, shape: MeshShape, device: str) -> None:
+    def __init__(self, shape: MeshShape, device: str, expert_node_size: int = 1) -> None:
         self.shape = shape
         sizes = (shape.replicas, shape.shards, shape.experts, shape.tensors)
         self.whole = init_device_mesh(device, sizes, mesh_dim_names=DIMENSIONS)
         self.data = self.whole["replicas", "shards", "experts"]._flatten("data")
         self.whole["shards", "experts"]._flatten("dense_shards")
+        self.node_groups = self._node_groups(expert_node_size) if 1 < expert_node_size < shape.experts else None
+
+    def _node_groups(self, size: int) -> NodeGroups:
+        by_node = self.whole["experts"]._unflatten(0, (self.shape.experts // size, size), ("nodes", "places"))
+        return NodeGroups(by_node["places"].get_group(), by_node["nodes"].get_group())
 
     def dense_shards(self) -> DeviceMesh:
         """The processes that share out what is not an expert, all of them or within replicas."""

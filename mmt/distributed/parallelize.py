@@ -26,6 +26,7 @@ from mmt.distributed.reduce_scatter import ReduceScatterOnCPU
 from mmt.distributed.replicated_gradients import ReplicatedGradients, local_gradient
 from mmt.distributed.split_rules import shard_dimension, tensor_dimension
 from mmt.distributed.tensor_parallel import split_model
+from mmt.errors import UserError
 from mmt.modules.dispatch import CapacityDispatch
 from mmt.modules.moe_layer import MoELayer
 
@@ -44,16 +45,29 @@ class ParallelModel:
         zero: 0 to 3, as in ``--zero``.
         device: where to compute.
         cpu_offload: keep parameters, gradients and optimizer state in the memory of the host.
+        expert_chunks: as in ``--expert-parallel-chunks``.
+
+    Raises:
+        UserError: if the experts cannot be spread so.
     """
 
-    def __init__(self, model: Any, mesh: Mesh, *, zero: int, device: torch.device, cpu_offload: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        mesh: Mesh,
+        *,
+        zero: int,
+        device: torch.device,
+        cpu_offload: bool = False,
+        expert_chunks: int = 1,
+    ) -> None:
         self.model = model
         self.mesh = mesh
         # Among one process there is nothing to share out.
         self.zero = zero if mesh.shape.shards * mesh.shape.experts > 1 else 0
         self._replicated: list[ReplicatedGradients] = []
         for layer in moe_layers(model):
-            _spread_experts(layer, mesh)
+            _spread_experts(layer, mesh, expert_chunks)
             if isinstance(layer.dispatch, CapacityDispatch) and mesh.shape.data_parallel_size > 1:
                 layer.dispatch.group = mesh.data_group
         if mesh.shape.tensors > 1:
@@ -175,7 +189,7 @@ def _own_part(parameter: nn.Parameter) -> tuple[nn.Parameter, nn.Parameter]:
     return nn.Parameter(parameter.to_local().detach()), parameter
 
 
-def _spread_experts(layer: MoELayer, mesh: Mesh) -> None:
+def _spread_experts(layer: MoELayer, mesh: Mesh, chunks: int) -> None:
     """Keep this process' experts, and of each its part of the hidden units."""
     experts, shape = layer.experts, mesh.shape
     if shape.experts == shape.tensors == 1:
@@ -187,7 +201,13 @@ def _spread_experts(layer: MoELayer, mesh: Mesh) -> None:
         spread = distribute_tensor(parameter.detach(), mesh.model_parallel(), placements, src_data_rank=None)
         setattr(experts, name, nn.Parameter(spread))
     if shape.experts > 1:
-        ExpertExchange(mesh.expert_group).install(experts)
+        own_experts = experts.num_experts // shape.experts
+        if own_experts % chunks:
+            raise UserError(
+                f"--expert-parallel-chunks must divide the number of experts of each process ({own_experts}), but is "
+                f"{chunks}"
+            )
+        experts.exchange = ExpertExchange(mesh.expert_group, mesh.node_groups, chunks)
     if shape.tensors > 1:
         experts.split_group = mesh.tensor_group
 

@@ -28,7 +28,7 @@ from mmt.distributed.checkpoint import (
 from mmt.distributed.config import ParallelConfig
 from mmt.distributed.gradient_norm import clip_gradient_norm
 from mmt.distributed.lockstep import Lockstep
-from mmt.distributed.mesh import Mesh, choose_shape
+from mmt.distributed.mesh import Mesh, check_exchange, choose_shape
 from mmt.distributed.parallelize import ParallelModel
 from mmt.distributed.peers import Peers
 from mmt.distributed.shards import check_together, write_shards
@@ -58,6 +58,7 @@ class ParallelTrainer(Trainer):
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
         self.mesh: Mesh | None = None
         self.zero = 0
+        self._expert_chunks = 1
         self._parallel: ParallelModel | None = None
         self._saving: SaveTogether | None = None
         self._saving_group: dist.ProcessGroup | None = None
@@ -88,11 +89,14 @@ class ParallelTrainer(Trainer):
             if getattr(cfg.common, option):
                 raise UserError(f"--{option.replace('_', '-')} works on one process only; on several use --bf16")
         self.zero = int(sizes.pop("zero"))
+        self._expert_chunks = sizes.pop("expert_parallel_chunks")
+        node_size = sizes.pop("expert_parallel_node_size")
+        check_exchange(sizes["expert_parallel_size"], node_size, self._expert_chunks)
         shape = choose_shape(world_size, zero=self.zero, **sizes)
         if world_size == 1:
             return
         device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
-        self.mesh = Mesh(shape, device)
+        self.mesh = Mesh(shape, device, node_size)
         if self._background is not None:  # its messages must not get mixed up with the training's
             self._saving_group = dist.new_group(backend="gloo")
         logger.info("%d processes: %s", shape.world_size, shape)
@@ -126,7 +130,12 @@ class ParallelTrainer(Trainer):
         if self._parallel is None:
             offload = self.cfg.distributed_training.cpu_offload
             self._parallel = ParallelModel(
-                self._model, self.mesh, zero=self.zero, device=self.device, cpu_offload=offload
+                self._model,
+                self.mesh,
+                zero=self.zero,
+                device=self.device,
+                cpu_offload=offload,
+                expert_chunks=self._expert_chunks,
             )
             # What fairseq's trainer and optimizer look for.
             self._model.no_sync = self._parallel.no_sync

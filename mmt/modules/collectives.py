@@ -3,6 +3,7 @@
 Shape letters used in this file: R rows, D model dim.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,22 +14,65 @@ from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
 
-class _Exchange(torch.autograd.Function):
+class _Transfer:
+    """An all-to-all that is under way: rows in the forward pass, their gradients the other way in the backward pass."""
+
+    def __init__(self, send: list[int], receive: list[int], group: ProcessGroup) -> None:
+        self.send, self.receive, self.group = send, receive, group
+        self._under_way: _UnderWay | None = None
+
+    def start(self, x_RD: Tensor) -> None:
+        self._under_way = _start_all_to_all(x_RD, self.send, self.receive, self.group)
+
+    def start_back(self, grad_RD: Tensor) -> None:
+        self._under_way = _start_all_to_all(grad_RD, self.receive, self.send, self.group)
+
+    def wait(self) -> Tensor:
+        assert self._under_way is not None
+        work, received_RD, _ = self._under_way
+        self._under_way = None
+        work.wait()
+        return received_RD
+
+
+# The work, the rows that are received, and those that are sent, whose memory is needed until the end.
+_UnderWay = tuple[dist.Work, Tensor, Tensor]
+
+
+def _start_all_to_all(x_RD: Tensor, send: list[int], receive: list[int], group: ProcessGroup) -> _UnderWay:
+    sent_RD = x_RD.contiguous()
+    received_RD = x_RD.new_empty(sum(receive), x_RD.size(1))
+    work = dist.all_to_all_single(received_RD, sent_RD, receive, send, group=group, async_op=True)
+    assert work is not None
+    return work, received_RD, sent_RD
+
+
+class _StartExchange(torch.autograd.Function):
+    """Returns an empty tensor, which ties the start to the waiting: rows that are still to come are not autograd's."""
+
     @staticmethod
-    def forward(ctx: Any, x_RD: Tensor, send: list[int], receive: list[int], group: ProcessGroup) -> Tensor:
-        ctx.send, ctx.receive, ctx.group = send, receive, group
-        return _all_to_all(x_RD, send, receive, group)
+    def forward(ctx: Any, x_RD: Tensor, transfer: _Transfer) -> Tensor:
+        ctx.transfer = transfer
+        transfer.start(x_RD)
+        return x_RD.new_empty(0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor, None, None, None]:
-        return _all_to_all(grad_RD, ctx.receive, ctx.send, ctx.group), None, None, None
+    def backward(ctx: Any, tie: Tensor) -> tuple[Tensor, None]:
+        return ctx.transfer.wait(), None
 
 
-def _all_to_all(x_RD: Tensor, send: list[int], receive: list[int], group: ProcessGroup) -> Tensor:
-    received_RD = x_RD.new_empty(sum(receive), x_RD.size(1))
-    dist.all_to_all_single(received_RD, x_RD.contiguous(), receive, send, group=group)
-    return received_RD
+class _WaitForExchange(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tie: Tensor, transfer: _Transfer) -> Tensor:
+        ctx.transfer = transfer
+        return transfer.wait()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Tensor, None]:
+        ctx.transfer.start_back(grad_RD)
+        return grad_RD.new_empty(0), None
 
 
 class _SumForward(torch.autograd.Function):
@@ -62,15 +106,19 @@ def own_part(parameter: Tensor) -> Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
-def exchange(x_RD: Tensor, send: list[int], receive: list[int], group: ProcessGroup) -> Tensor:
-    """Send the first ``send[0]`` rows to rank 0 of the group, the next ``send[1]`` to rank 1, and so on.
+def start_exchange(x_RD: Tensor, send: list[int], receive: list[int], group: ProcessGroup) -> Callable[[], Tensor]:
+    """Begin to send the first ``send[0]`` rows to rank 0 of the group, the next ``send[1]`` to rank 1, and so on.
 
-    The gradients travel back the same way. Every rank of the group has to call this, one without rows too.
+    The gradients travel back the same way: they set out in the backward pass of the waiting, and are waited for in that
+    of the start. Every rank of the group has to call this, one without rows too.
 
     Returns:
-        The rows from rank 0 (``receive[0]`` of them), then those from rank 1, ..., ``(sum(receive), D)``.
+        A function that waits for the rows from rank 0 (``receive[0]`` of them), those from rank 1, ..., and returns
+        them, ``(sum(receive), D)``.
     """
-    return _Exchange.apply(x_RD, send, receive, group)
+    transfer = _Transfer(send, receive, group)
+    tie = _StartExchange.apply(x_RD, transfer)
+    return lambda: _WaitForExchange.apply(tie, transfer)
 
 
 def sum_over_ranks(x: Tensor, group: ProcessGroup) -> Tensor:

@@ -1,5 +1,6 @@
 """The experts: E feed-forward networks with stacked weights, each applied to its own rows."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -55,6 +56,8 @@ class Experts(nn.Module):
         self.bias_2 = nn.Parameter(torch.empty(num_experts, model_dim))
         # Processes that hold a part of the hidden units each, and work on the same rows.
         self.split_group: ProcessGroup | None = None
+        # Where processes hold some experts each: sends rows to where they are computed, and brings the outputs back.
+        self.exchange: Callable[[Experts, Tensor, Tensor], Tensor] | None = None
         self._gradient_memory = ReusedMemory(), ReusedMemory()
         self.reset_parameters()
 
@@ -92,17 +95,33 @@ class Experts(nn.Module):
         Returns:
             The experts' outputs, ``(R, D)`` in the type of ``x_RD``.
         """
+        if self.exchange is not None:
+            return self.exchange(self, x_RD, counts_E)
+        (compute,) = self.in_parts(1)
+        return compute(x_RD, counts_E)
+
+    def in_parts(self, number: int) -> list[Callable[[Tensor, Tensor], Tensor]]:
+        """Return a function for each of ``number`` equal parts of this process' experts, which does as ``forward``."""
+        weights = [own_part(weight) for weight in (self.weight_1, self.bias_1, self.weight_2, self.bias_2)]
+        if number == 1:
+            return [functools.partial(self._compute, *weights)]
+        return [functools.partial(self._compute, *part) for part in zip(*(weight.chunk(number) for weight in weights))]
+
+    def _compute(
+        self, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor, x_RD: Tensor, counts_E: Tensor
+    ) -> Tensor:
         if self.split_group is None:
-            return self._feed_forward(x_RD, counts_E, own_part(self.bias_2))
-        bias_2 = own_part(self.bias_2)
+            return self._feed_forward(x_RD, weight_1, bias_1, weight_2, bias_2, counts_E)
         if self.split_group.rank() > 0:
             bias_2 = bias_2 - bias_2.detach()  # it is added once: zero in value, but each process has its gradient
-        part_RD = self._feed_forward(sum_gradient_over_ranks(x_RD, self.split_group), counts_E, bias_2)
-        return sum_over_ranks(part_RD, self.split_group)
+        x_RD = sum_gradient_over_ranks(x_RD, self.split_group)
+        return sum_over_ranks(self._feed_forward(x_RD, weight_1, bias_1, weight_2, bias_2, counts_E), self.split_group)
 
-    def _feed_forward(self, x_RD: Tensor, counts_E: Tensor, bias_2: Tensor) -> Tensor:
+    def _feed_forward(
+        self, x_RD: Tensor, weight_1: Tensor, bias_1: Tensor, weight_2: Tensor, bias_2: Tensor, counts_E: Tensor
+    ) -> Tensor:
+        weights = weight_1, bias_1, weight_2, bias_2
         dropout = self.dropout if self.training else 0.0
-        weights = own_part(self.weight_1), own_part(self.bias_1), own_part(self.weight_2), bias_2
         if x_RD.size(0) > 0 and (x_RD.is_cuda or self.activation != "relu"):
             return feed_forward_grouped(x_RD, *weights, counts_E, self.activation, dropout)
         return _ReluFeedForwardByExpert.apply(x_RD, *weights, counts_E.tolist(), dropout, self._gradient_memory)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmt.distributed.mesh import MeshShape, choose_shape
+from mmt.distributed.mesh import MeshShape, check_exchange, choose_shape
 from mmt.errors import UserError
 
 
@@ -40,6 +40,20 @@ def test_every_process_but_those_of_tensor_parallelism_has_a_batch_of_its_own() 
 def test_a_layout_that_does_not_fit_is_refused_by_name(world_size: int, options: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         choose_shape(world_size, **options)
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ((4, 3, 1), r"--expert-parallel-node-size must divide --expert-parallel-size \(4\), but is 3"),
+        ((1, 2, 1), r"--expert-parallel-node-size must divide --expert-parallel-size \(1\), but is 2"),
+        ((1, 1, 2), "--expert-parallel-chunks 2 goes with --expert-parallel-size 2 or more, but that is 1"),
+        ((4, 1, 0), "--expert-parallel-chunks must be 1 or more, but is 0"),
+    ],
+)
+def test_ways_for_tokens_that_do_not_fit_are_refused_by_name(sizes: tuple[int, int, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_exchange(*sizes)
 
 
 def test_a_shape_tells_what_is_more_than_one() -> None:

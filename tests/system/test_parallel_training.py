@@ -8,7 +8,7 @@ import torch
 from fairseq import checkpoint_utils
 
 import mmt  # noqa: F401  (lets fairseq read checkpoints with shards)
-from tests.system.commands import ROUTINGS, records, train, train_together
+from tests.system.commands import ROUTINGS, launcher, records, run, train, train_command, train_together
 
 # In the order of their length, batches of one process are those of several side by side, each of another length.
 IN_ORDER = ["--curriculum", "100", "--required-batch-size-multiple", "1", "--sampling-method", "concat"]
@@ -18,6 +18,7 @@ OPTIONS = [*IN_ORDER, "--max-update", "6", "--disable-validation", "--clip-norm"
 OPTIONS += ["--moe-z-loss-weight", "0.01", "--max-tokens", "100000", "--encoder-layers", "2", "--decoder-layers", "2"]
 OPTIONS += ["--moe-freq", "2", "--warmup-updates", "1", "--lr", "0.002"]
 EXPERTS, TENSORS = "--expert-parallel-size", "--tensor-parallel-size"
+NODES, CHUNKS = "--expert-parallel-node-size", "--expert-parallel-chunks"
 
 # The forms of Kim et al. 2021, table 1: E expert, D data, T tensor parallelism, ZeRO.
 FORMS = {
@@ -32,6 +33,8 @@ FORMS = {
     "E+ZeRO of 4": (4, [EXPERTS, "2", "--zero", "3"]),
     "E+D+T": (4, [EXPERTS, "2", TENSORS, "2"]),
     "E+D+ZeRO": (4, [EXPERTS, "2", "--zero", "2", "--data-parallel-replicas", "2"]),
+    "E in chunks+ZeRO": (2, [EXPERTS, "2", CHUNKS, "2", "--zero", "2"]),
+    "E of 4 on 2 nodes": (4, [EXPERTS, "4", NODES, "2"]),
     "E+ZeRO-Offload+T": (4, [EXPERTS, "2", TENSORS, "2", "--zero", "3", "--cpu-offload"]),
 }
 
@@ -97,6 +100,14 @@ def test_the_same_tokens_are_dropped(routing: str, reference, toy_data: Path, tm
     )
     assert float(records(together, "train_inner")[0]["moe_dropped"]) > 1
     assert_same_weights(tmp_path / "checkpoint_last.pt", reference(routing, 1, *capacity))
+
+
+def test_chunks_that_do_not_fit_the_experts_are_refused_in_one_line(toy_data: Path, tmp_path: Path) -> None:
+    command = train_command(toy_data, tmp_path, *ROUTINGS["token"], *OPTIONS, EXPERTS, "2", CHUNKS, "3")
+    result = run([*launcher(2), *command], timeout=120)
+    assert result.returncode != 0
+    message = "--expert-parallel-chunks must divide the number of experts of each process (2), but is 3"
+    assert f"mmt: error: {message}\n" in result.stderr
 
 
 # Processes and options, one stage after the other; each goes on from the checkpoint of the one before.
