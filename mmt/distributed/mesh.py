@@ -67,6 +67,8 @@ def choose_shape(
     ):
         if size is not None and size < 1:
             raise UserError(f"{option} must be 1 or more, but is {size}")
+    if zero not in (0, 1, 2, 3):
+        raise UserError(f"--zero must be 0, 1, 2 or 3, but is {zero}")
     taken = expert_parallel_size * tensor_parallel_size
     if world_size % taken:
         raise UserError(

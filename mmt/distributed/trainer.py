@@ -75,14 +75,14 @@ class ParallelTrainer(Trainer):
         defaults = {name: value for name, value in vars(ParallelConfig()).items() if not name.startswith("_")}
         sizes = {name: getattr(getattr(task, "args", None), name, value) for name, value in defaults.items()}
         world_size, offload = cfg.distributed_training.distributed_world_size, cfg.distributed_training.cpu_offload
-        if offload and (world_size == 1 or sizes["zero"] == "0"):
+        if offload and (world_size == 1 or sizes["zero"] == 0):
             raise UserError("--cpu-offload goes with --zero 1, 2 or 3, and several processes")
         if sizes == defaults:
             return
         for option in ("fp16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"):
             if getattr(cfg.common, option):
                 raise UserError(f"--{option.replace('_', '-')} works on one process only; on several use --bf16")
-        self.zero = int(sizes.pop("zero"))
+        self.zero = sizes.pop("zero")
         shape = choose_shape(world_size, zero=self.zero, **sizes)
         if world_size == 1:
             return

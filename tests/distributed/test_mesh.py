@@ -33,6 +33,7 @@ def test_every_process_but_those_of_tensor_parallelism_has_a_batch_of_its_own() 
     [
         (4, {"expert_parallel_size": 3}, r"the number of processes \(4\) must be a multiple of .* \(3 x 1\)"),
         (4, {"tensor_parallel_size": 0}, "--tensor-parallel-size must be 1 or more, but is 0"),
+        (4, {"zero": 4}, "--zero must be 0, 1, 2 or 3, but is 4"),
         (4, {"data_parallel_replicas": 2}, "--data-parallel-replicas goes with --zero"),
         (4, {"zero": 2, "data_parallel_replicas": 3}, "--data-parallel-replicas must divide the 4 .* but is 3"),
     ],
