@@ -26,7 +26,7 @@ from mmt.distributed.config import ParallelConfig
 from mmt.distributed.gradient_norm import clip_gradient_norm
 from mmt.distributed.lockstep import Lockstep
 from mmt.distributed.mesh import Mesh, choose_shape
-from mmt.distributed.parallelize import ParallelModel
+from mmt.distributed.parallelize import ParallelModel, moe_layers
 from mmt.distributed.peers import Peers
 from mmt.distributed.shards import check_together, write_shards
 from mmt.distributed.stop_request import EXIT_CODE, StopRequest
@@ -61,7 +61,7 @@ class ParallelTrainer(Trainer):
         self._is_stopping = False
         self.stop_request = StopRequest()
         self.peers = _watch_peers(cfg.distributed_training)
-        self._set_up_mesh(cfg, task)
+        self._set_up_mesh(cfg, task, model)
         with open_dict(cfg):
             # fairseq would broadcast what the first process reads, as a pickle that the others refuse to load.
             cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
@@ -70,7 +70,7 @@ class ParallelTrainer(Trainer):
         if hasattr(criterion, "data_group") and self.data_parallel_world_size > 1:
             criterion.data_group = self.data_parallel_process_group
 
-    def _set_up_mesh(self, cfg: Any, task: Any) -> None:
+    def _set_up_mesh(self, cfg: Any, task: Any, model: Any) -> None:
         """Lay out the processes, if there is more to share out than the batch; otherwise they are left to fairseq."""
         defaults = {name: value for name, value in vars(ParallelConfig()).items() if not name.startswith("_")}
         sizes = {name: getattr(getattr(task, "args", None), name, value) for name, value in defaults.items()}
@@ -83,7 +83,8 @@ class ParallelTrainer(Trainer):
             if getattr(cfg.common, option):
                 raise UserError(f"--{option.replace('_', '-')} works on one process only; on several use --bf16")
         self.zero = sizes.pop("zero")
-        shape = choose_shape(world_size, zero=self.zero, **sizes)
+        num_experts = next((layer.experts.weight_1.size(0) for layer in moe_layers(model)), 0)
+        shape = choose_shape(world_size, num_experts=num_experts, zero=self.zero, **sizes)
         if world_size == 1:
             return
         device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
