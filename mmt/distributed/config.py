@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Optional
 
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import FairseqDataclass
 
 
 @dataclass
@@ -34,8 +34,8 @@ class ParallelConfig(FairseqDataclass):
             "work on the same batch"
         },
     )
-    zero: ChoiceEnum(["0", "1", "2", "3"]) = field(  # type: ignore[valid-type]
-        default="0",
+    zero: int = field(
+        default=0,
         metadata={
             "help": "what data-parallel processes share out among themselves instead of each holding all of it: 0 "
             "nothing, 1 the optimizer's state, 2 also the gradients, 3 also the parameters"

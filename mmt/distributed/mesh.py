@@ -50,6 +50,7 @@ class MeshShape:
 def choose_shape(
     world_size: int,
     *,
+    num_experts: int = 0,
     expert_parallel_size: int = 1,
     tensor_parallel_size: int = 1,
     zero: int = 0,
@@ -67,6 +68,13 @@ def choose_shape(
     ):
         if size is not None and size < 1:
             raise UserError(f"{option} must be 1 or more, but is {size}")
+    if zero not in (0, 1, 2, 3):
+        raise UserError(f"--zero must be 0, 1, 2 or 3, but is {zero}")
+    if num_experts % expert_parallel_size:
+        raise UserError(
+            f"--expert-parallel-size must divide --moe-experts ({num_experts}), but is {expert_parallel_size}; with "
+            "more processes than that, the experts are replicated"
+        )
     taken = expert_parallel_size * tensor_parallel_size
     if world_size % taken:
         raise UserError(

@@ -63,8 +63,9 @@ class ParallelModel:
     ) -> None:
         self.model = model
         self.mesh = mesh
-        # Among one process there is nothing to share out.
-        self.zero = zero if mesh.shape.shards * mesh.shape.experts > 1 else 0
+        # One process has nothing to share out, but it can offload.
+        self.zero = zero if mesh.shape.shards * mesh.shape.experts > 1 or cpu_offload else 0
+        self._shares_experts = self.zero > 0 and (mesh.shape.shards > 1 or cpu_offload)
         self._replicated: list[ReplicatedGradients] = []
         for layer in moe_layers(model):
             _spread_experts(layer, mesh, expert_chunks)
@@ -102,11 +103,12 @@ class ParallelModel:
 
         ignored: set[nn.Parameter] = set()
         for layer in moe_layers(self.model):
-            if shape.shards > 1:
+            if self._shares_experts:
                 share_out(layer.experts, self.mesh.expert_shards(), shape.shards)
                 assert isinstance(layer.experts, FSDPModule)
-                # Their rows come from all batches, though fewer processes hold these experts.
-                layer.experts.set_gradient_divide_factor(float(shape.data_parallel_size))
+                # Their rows come from all batches, though fewer processes hold these experts. If only one does, torch
+                # would divide twice, and ReplicatedGradients divides instead.
+                layer.experts.set_gradient_divide_factor(float(shape.data_parallel_size if shape.shards > 1 else 1))
             else:
                 ignored |= set(layer.experts.to(device).parameters())
         for layer in [*self.model.encoder.layers, *self.model.decoder.layers]:
@@ -123,7 +125,8 @@ class ParallelModel:
         shape = self.mesh.shape
         of_experts = [p for layer in moe_layers(self.model) for p in layer.experts.parameters()]
         if shape.shards == 1 and of_experts:
-            group = self.mesh.whole["replicas"].get_group() if shape.replicas > 1 else None
+            is_summed = shape.replicas == 1 or self._shares_experts
+            group = None if is_summed else self.mesh.whole["replicas"].get_group()
             self._replicated.append(ReplicatedGradients(of_experts, group, shape.data_parallel_size))
         if self.zero == 0:
             experts = set(of_experts)

@@ -28,8 +28,13 @@ from mmt.distributed.checkpoint import (
 from mmt.distributed.config import ParallelConfig
 from mmt.distributed.gradient_norm import clip_gradient_norm
 from mmt.distributed.lockstep import Lockstep
+<<<<<<< HEAD
 from mmt.distributed.mesh import Mesh, check_exchange, choose_shape
 from mmt.distributed.parallelize import ParallelModel
+=======
+from mmt.distributed.mesh import Mesh, choose_shape
+from mmt.distributed.parallelize import ParallelModel, moe_layers
+>>>>>>> small
 from mmt.distributed.peers import Peers
 from mmt.distributed.shards import check_together, write_shards
 from mmt.distributed.stop_request import EXIT_CODE, StopRequest
@@ -67,7 +72,7 @@ class ParallelTrainer(Trainer):
         self.stop_request = StopRequest()
         self.peers = _watch_peers(cfg.distributed_training)
         self._background = Background() if getattr(getattr(task, "args", None), "save_in_background", False) else None
-        self._set_up_mesh(cfg, task)
+        self._set_up_mesh(cfg, task, model)
         with open_dict(cfg):
             # fairseq would broadcast what the first process reads, as a pickle that the others refuse to load.
             cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
@@ -76,23 +81,23 @@ class ParallelTrainer(Trainer):
         if hasattr(criterion, "data_group") and self.data_parallel_world_size > 1:
             criterion.data_group = self.data_parallel_process_group
 
-    def _set_up_mesh(self, cfg: Any, task: Any) -> None:
+    def _set_up_mesh(self, cfg: Any, task: Any, model: Any) -> None:
         """Lay out the processes, if there is more to share out than the batch; otherwise they are left to fairseq."""
         defaults = {name: value for name, value in vars(ParallelConfig()).items() if not name.startswith("_")}
         sizes = {name: getattr(getattr(task, "args", None), name, value) for name, value in defaults.items()}
         world_size, offload = cfg.distributed_training.distributed_world_size, cfg.distributed_training.cpu_offload
-        if offload and (world_size == 1 or sizes["zero"] == "0"):
+        if offload and (world_size == 1 or sizes["zero"] == 0):
             raise UserError("--cpu-offload goes with --zero 1, 2 or 3, and several processes")
         if sizes == defaults:
             return
         for option in ("fp16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"):
             if getattr(cfg.common, option):
                 raise UserError(f"--{option.replace('_', '-')} works on one process only; on several use --bf16")
-        self.zero = int(sizes.pop("zero"))
-        self._expert_chunks = sizes.pop("expert_parallel_chunks")
+        self.zero, self._expert_chunks = sizes.pop("zero"), sizes.pop("expert_parallel_chunks")
         node_size = sizes.pop("expert_parallel_node_size")
         check_exchange(sizes["expert_parallel_size"], node_size, self._expert_chunks)
-        shape = choose_shape(world_size, zero=self.zero, **sizes)
+        num_experts = next((layer.experts.num_experts for layer in moe_layers(model)), 0)
+        shape = choose_shape(world_size, num_experts=num_experts, zero=self.zero, **sizes)
         if world_size == 1:
             return
         device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"

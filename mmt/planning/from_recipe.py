@@ -71,7 +71,8 @@ def from_recipe(name: str, overrides: Sequence[str], vocabulary: int | None) -> 
     languages = _num_languages(folder)
     size = vocabulary or _vocabulary(folder, config.task.data, languages)
     parallel = {key: config.task[key] for key in ("expert_parallel_size", "tensor_parallel_size")}
-    parallel.update(zero=int(config.task.zero), data_parallel_replicas=config.task.data_parallel_replicas)
+    parallel.update(zero=config.task.zero, data_parallel_replicas=config.task.data_parallel_replicas)
+    parallel["num_experts"] = config.model.moe_experts
     parallel["offload"] = bool(config.distributed_training.cpu_offload)
     return Subject(
         folder.name,

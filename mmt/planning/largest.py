@@ -47,21 +47,17 @@ class Way:
 
 
 def ways(cluster: Cluster) -> list[Way]:
-    """List the ways to hold a model.
-
-    Experts are spread over as many processes as possible. With offload that is half of all: what ZeRO does not share
-    out between at least two processes stays on the GPU.
-    """
+    """List the ways to hold a model; experts are spread over as many processes as possible."""
     world = cluster.num_gpus
     plain = (Layout(MeshShape(1, 1, world, 1)),)
     found = [Way("GPUs, whole dense part on each", plain)]
     if world == 1:
         return found
     found.append(Way("the same, if gradients were not copied", plain, without_copies=True))
-    tensors = [size for size in (1, 2, 4, 8) if size <= cluster.gpus_per_node and world % (2 * size) == 0]
-    found.append(Way("GPUs, ZeRO-3", tuple(Layout(MeshShape(1, 1, world // size, size), 3) for size in tensors)))
-    offloaded = [Layout(MeshShape(1, 2, world // 2 // size, size), 3, offload=True) for size in tensors]
-    found.append(Way("GPUs and hosts, ZeRO-3", tuple(offloaded)))
+    tensors = [size for size in (1, 2, 4, 8) if size <= cluster.gpus_per_node and world % size == 0]
+    meshes = [MeshShape(1, 1, world // size, size) for size in tensors]
+    found.append(Way("GPUs, ZeRO-3", tuple(Layout(mesh, 3) for mesh in meshes)))
+    found.append(Way("GPUs and hosts, ZeRO-3", tuple(Layout(mesh, 3, offload=True) for mesh in meshes)))
     return found
 
 

@@ -107,17 +107,19 @@ class StateBytes:
     whole_gradients: int
 
 
-def state_bytes(parameters: Sequence[ParameterShape], mesh: MeshShape, zero: int) -> StateBytes:
+def state_bytes(
+    parameters: Sequence[ParameterShape], mesh: MeshShape, zero: int, offload: bool = False
+) -> StateBytes:
     """Count the bytes of one process.
 
     ``--zero 1`` and 2 put all parameters together and keep them for the backward pass; 3 has two layers at a time, one
     that is at work and one that is on its way. Embeddings stay together. Whole gradients are those of a layer, and with
-    ``--zero 1`` of all.
+    ``--zero 1`` of all. Experts of which a process holds all are put together only if they come from the host.
     """
     own = sum(own_elements(parameter, mesh, zero) for parameter in parameters)
     by_layer: dict[str, int] = {}
     for parameter in parameters:
-        if num_shards(parameter, mesh, zero) > 1:
+        if num_shards(parameter, mesh, zero) > 1 or offload:
             size = math.prod(split_shape(parameter, mesh))
             by_layer[parameter.layer] = by_layer.get(parameter.layer, 0) + size
     outside = by_layer.pop("", 0)

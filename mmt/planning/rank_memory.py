@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mmt.distributed.mesh import MeshShape
 from mmt.planning.activations import Activations, Batch
-from mmt.planning.memory import BYTES_PER_NUMBER, StateBytes, split_shape, state_bytes
+from mmt.planning.memory import BYTES_PER_NUMBER, split_shape, state_bytes
 from mmt.planning.model import PlannedModel
 
 
@@ -78,32 +78,25 @@ def rank_memory(
 ) -> RankMemory:
     """Count the bytes of one process.
 
-    ``--cpu-offload`` takes what ZeRO shares out to the host. Experts of which no other process holds a part (``shards``
-    is 1) are not ZeRO's, and stay on the GPU with their gradients and Adam's state.
+    ``--cpu-offload`` takes all parameters to the host, with their gradients and Adam's state.
     """
     mesh, zero = layout.mesh, layout.zero
-    of_experts, of_dense = state_bytes(model.experts, mesh, zero), state_bytes(model.dense, mesh, zero)
-    whole = state_bytes(model.parameters, mesh, zero)
+    states = state_bytes(model.parameters, mesh, zero, layout.offload)
     # ZeRO packs a layer's gradients into one tensor before they are summed.
-    packed = state_bytes(model.parameters, mesh, max(2, zero)).whole_gradients if zero > 0 else 0
+    packed = state_bytes(model.parameters, mesh, max(2, zero), layout.offload).whole_gradients if zero > 0 else 0
     travelling = 0  # gradients that are averaged lie side by side in a copy
     if zero == 0 and mesh.data_parallel_size > 1:
         travelling += sum(math.prod(split_shape(parameter, mesh)) for parameter in model.dense)
-    if mesh.shards == 1 and mesh.replicas > 1:
+    if mesh.shards == 1 and mesh.replicas > 1 and not layout.offload:
         travelling += sum(math.prod(split_shape(parameter, mesh)) for parameter in model.experts)
-    on_host: list[StateBytes] = []
-    on_device = [of_experts, of_dense]
-    if layout.offload:
-        on_host = [of_dense] + ([of_experts] if mesh.shards > 1 else [])
-        on_device = [] if mesh.shards > 1 else [of_experts]
     activations = Activations(model.cfg, model.vocabulary, batch, mesh, bf16=bf16, on_gpu=on_gpu).count()
     return RankMemory(
-        parameters=sum(part.parameters for part in on_device),
-        gradients=sum(part.gradients for part in on_device),
-        optimizer=sum(part.optimizer for part in on_device),
-        gathered=whole.whole_parameters + whole.whole_gradients + packed + BYTES_PER_NUMBER * travelling,
+        parameters=0 if layout.offload else states.parameters,
+        gradients=0 if layout.offload else states.gradients,
+        optimizer=0 if layout.offload else states.optimizer,
+        gathered=states.whole_parameters + states.whole_gradients + packed + BYTES_PER_NUMBER * travelling,
         activations=activations.kept,
         all_to_all=activations.all_to_all,
         work=activations.work,
-        host=sum(part.parameters + part.gradients + part.optimizer for part in on_host),
+        host=states.parameters + states.gradients + states.optimizer if layout.offload else 0,
     )

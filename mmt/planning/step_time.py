@@ -158,7 +158,7 @@ def step_time(
         sharing += over_replicas / ring_speed(cluster, outer, outer_stride)
         sharing_bytes += sent + over_replicas
 
-    on_host = (own["dense"] + (own["experts"] if mesh.shards > 1 else 0)) if layout.offload else 0
+    on_host = sum(own.values()) if layout.offload else 0
     host_bytes = (gathers + reduces) * on_host
     on_gpu = sum(own.values()) - on_host
     optimizer = BYTES_OF_ADAM / BYTES_PER_NUMBER * on_gpu / gpu_memory

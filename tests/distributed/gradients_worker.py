@@ -6,9 +6,11 @@ Prints, on process 0, a JSON object for each mesh of ``MESHES`` that fits the nu
 import copy
 import json
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmt  # noqa: F401  (registers the model)
@@ -17,17 +19,21 @@ from mmt.distributed.mesh import Mesh, MeshShape
 from mmt.distributed.parallelize import ParallelModel
 from tests.models.tiny import batch, tiny_model
 
-# replicas, shards, experts, tensors, and --zero
+# replicas, shards, experts, tensors, --zero, and --cpu-offload
 MESHES = [
-    (2, 1, 1, 1, 0),
-    (1, 1, 2, 1, 0),
-    (1, 1, 1, 2, 0),
-    (1, 1, 2, 1, 2),
-    (1, 2, 1, 1, 3),
-    (2, 1, 2, 1, 0),
-    (1, 2, 2, 1, 3),
-    (2, 1, 2, 1, 2),
-    (1, 1, 2, 2, 1),
+    (2, 1, 1, 1, 0, False),
+    (1, 1, 2, 1, 0, False),
+    (1, 1, 1, 2, 0, False),
+    (1, 1, 2, 1, 2, False),
+    (1, 2, 1, 1, 3, False),
+    (2, 1, 2, 1, 0, False),
+    (1, 2, 2, 1, 3, False),
+    (2, 1, 2, 1, 2, False),
+    (1, 1, 2, 2, 1, False),
+    (1, 1, 2, 1, 1, True),
+    (1, 1, 1, 2, 1, True),
+    (1, 2, 2, 1, 2, True),
+    (2, 1, 2, 1, 1, True),
 ]
 MAX_NORM = 0.001
 
@@ -61,17 +67,25 @@ def whole_norm(model, num_batches: int) -> float:
     return torch.cat([gradient.double().flatten() for gradient in gradients]).norm().item()
 
 
+def is_offloaded(model) -> bool:
+    """Tell whether all parameters have their place in the host's memory, wherever the model computes."""
+    modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    groups = [module._get_fsdp_state()._fsdp_param_group for module in modules]
+    managed = [parameter for group in groups if group is not None for parameter in group.fsdp_params]
+    return {parameter.sharded_param for parameter in managed if parameter.offload_to_cpu} == set(model.parameters())
+
+
 def main() -> None:
     """Compare all meshes of as many processes as there are."""
     dist.init_process_group("gloo")
-    for replicas, shards, experts, tensors, zero in MESHES:
+    for replicas, shards, experts, tensors, zero, offload in MESHES:
         shape = MeshShape(replicas, shards, experts, tensors)
         if shape.world_size != dist.get_world_size():
             continue
         model = tiny_model(moe_experts=4, moe_top_k=2, moe_freq=1)
         expected = whole_norm(model, shape.data_parallel_size)
         mesh = Mesh(shape, "cpu")
-        parallel = ParallelModel(model, mesh, zero=zero, device=torch.device("cpu"))
+        parallel = ParallelModel(model, mesh, zero=zero, device=torch.device("cpu"), cpu_offload=offload)
         with AllToAlls() as forward:
             loss = loss_of(model, mesh.data_rank)
         with AllToAlls() as backward:
@@ -87,7 +101,8 @@ def main() -> None:
         seen = [None] * dist.get_world_size()
         dist.all_gather_object(seen, (found, clipped, with_inf))
         if dist.get_rank() == 0:
-            facts = {"mesh": str(shape), "zero": zero, "experts": experts, "expected": expected, "seen": seen}
+            facts: dict[str, Any] = {"offload": offload, "offloaded": is_offloaded(model)}
+            facts |= {"mesh": str(shape), "zero": zero, "experts": experts, "expected": expected, "seen": seen}
             print(json.dumps({**facts, "forward": forward.count, "backward": backward.count}), flush=True)
     dist.destroy_process_group()
 

@@ -43,3 +43,8 @@ def test_tokens_travel_twice_per_layer_and_direction_and_not_at_all_without_expe
     for key, fact in found.items():
         expected = 2 * MOE_LAYERS if fact["experts"] == 2 else 0
         assert (fact["forward"], fact["backward"]) == (expected, expected), key
+
+
+def test_with_offload_every_parameter_is_kept_on_the_host(found: dict) -> None:
+    assert sum(fact["offload"] for fact in found.values()) == 4
+    assert all(fact["offloaded"] == fact["offload"] for fact in found.values())

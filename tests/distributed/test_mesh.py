@@ -11,6 +11,7 @@ from mmt.errors import UserError
     [
         (4, {}, MeshShape(4, 1, 1, 1)),
         (4, {"expert_parallel_size": 2}, MeshShape(2, 1, 2, 1)),
+        (4, {"expert_parallel_size": 2, "num_experts": 2}, MeshShape(2, 1, 2, 1)),
         (8, {"expert_parallel_size": 2, "tensor_parallel_size": 2}, MeshShape(2, 1, 2, 2)),
         (8, {"expert_parallel_size": 2, "zero": 3}, MeshShape(1, 4, 2, 1)),
         (16, {"expert_parallel_size": 2, "zero": 1, "data_parallel_replicas": 2}, MeshShape(2, 4, 2, 1)),
@@ -32,7 +33,10 @@ def test_every_process_but_those_of_tensor_parallelism_has_a_batch_of_its_own() 
     "world_size, options, message",
     [
         (4, {"expert_parallel_size": 3}, r"the number of processes \(4\) must be a multiple of .* \(3 x 1\)"),
+        (8, {"expert_parallel_size": 8, "num_experts": 4}, r"must divide --moe-experts \(4\), but is 8"),
+        (4, {"expert_parallel_size": 4, "num_experts": 6}, r"must divide --moe-experts \(6\), but is 4"),
         (4, {"tensor_parallel_size": 0}, "--tensor-parallel-size must be 1 or more, but is 0"),
+        (4, {"zero": 4}, "--zero must be 0, 1, 2 or 3, but is 4"),
         (4, {"data_parallel_replicas": 2}, "--data-parallel-replicas goes with --zero"),
         (4, {"zero": 2, "data_parallel_replicas": 3}, "--data-parallel-replicas must divide the 4 .* but is 3"),
     ],

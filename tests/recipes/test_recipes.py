@@ -64,6 +64,11 @@ def test_a_valid_key_need_not_be_in_the_files() -> None:
     assert config.optimization.update_freq == [3]
 
 
+@pytest.mark.parametrize("override", ["task.zero=2", 'task.zero="2"'])
+def test_zero_is_a_number_that_needs_no_quotes(override: str) -> None:
+    assert compose(RECIPES / "demo", [override]).task.zero == 2
+
+
 def test_a_named_architecture_can_be_chosen() -> None:
     config = compose(RECIPES / "demo", ["model=moe_transformer_base_32e"])
 
@@ -80,6 +85,7 @@ def test_a_named_architecture_can_be_chosen() -> None:
         ("task.lang_pair=a-b", r"unknown key 'task.lang_pair': .*; did you mean lang_pairs"),
         ("optimization.max_updat=3", r"unknown key 'optimization.max_updat': .*; did you mean max_update"),
         ("optimisation.max_update=3", r"unknown section 'optimisation' .*; did you mean optimization\?"),
+        ("task.zero=two", r"recipe demo: .*'two'.*; key: zero"),
         ("optimization.max_update=many", r"recipe demo: .*'many'.*; key: optimization.max_update"),
         ("model.decoder_routing=word", r"recipe demo: .*'word'.*\[dense, token, sentence, task\]"),
         ("model._name=moe_transfomer", r"unknown model 'moe_transfomer'; did you mean moe_transformer"),

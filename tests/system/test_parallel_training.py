@@ -170,3 +170,11 @@ def test_validation_translates_as_one_process_does(
     ]
     assert scores[0] == scores[1]
     assert float(scores[0]["valid_chrf"]) > 10
+
+
+def test_experts_that_cannot_be_shared_out_evenly_are_refused_before_training(toy_data: Path, tmp_path: Path) -> None:
+    refused = run([*launcher(2), *train_command(toy_data, tmp_path, "--moe-experts", "3", EXPERTS, "2")])
+    assert "mmt: error: --expert-parallel-size must divide --moe-experts (3), but is 2; " in refused.stderr
+    # The first process to fail; torchrun may have stopped the other by then.
+    assert "exitcode  : 2 " in refused.stderr and "RuntimeError" not in refused.stderr
+    assert not records(refused, "train_inner")
