@@ -29,12 +29,14 @@ from fairseq.logging import progress_bar
 from omegaconf import open_dict
 
 from mmt.distributed import rendezvous
-from mmt.distributed.background import do
+from mmt.distributed.background import do_or_put_off, wait_at_most
 from mmt.distributed.checkpoint import fill_in
 from mmt.errors import CheckpointDamaged, UserError
+from mmt.files import sync
 
 logger = logging.getLogger(__name__)
 
+SAVING_SECONDS = 60.0  # for which an error waits while a checkpoint is being written
 DEAD_FLAGS = {
     ("ddp_backend", "fully_sharded"): "--ddp-backend fully_sharded",
     ("ddp_backend", "slowmo"): "--ddp-backend slowmo",
@@ -183,8 +185,9 @@ def _copy_at_once(original: Callable[..., Any], src_path: str, dst_path: str, ov
         except OSError:  # a file system without links
             original(src_path, partial, overwrite=True)
         os.replace(partial, dst_path)
+        sync(Path(dst_path).parent)
 
-    do(link)
+    do_or_put_off(link)
     return True
 
 
@@ -289,6 +292,7 @@ def install_one_line_errors() -> None:
         sys.stdout.flush()
         # Not sys.stderr, whose text torch.distributed collects while a hook runs, to show it afterwards.
         print(f"mmt: error: {error}", file=sys.__stderr__, flush=True)
+        wait_at_most(SAVING_SECONDS)
         # An exception hook cannot choose the exit code otherwise; nothing is left to clean up at this point.
         os._exit(2)
 

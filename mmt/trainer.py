@@ -16,7 +16,7 @@ from fairseq.trainer import Trainer
 from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyCriterion
 from mmt.distributed.checkpoint import newest_first, reading_with
 from mmt.distributed.parallelize import moe_layers
-from mmt.distributed.trainer import ParallelTrainer
+from mmt.distributed.saving_trainer import SavingTrainer
 from mmt.errors import CheckpointDamaged, UserError
 from mmt.fairseq_compat import refuse_dead_flags, switched_off
 from mmt.modules.collectives import own_part
@@ -24,7 +24,7 @@ from mmt.modules.collectives import own_part
 logger = logging.getLogger(__name__)
 
 
-class MoETrainer(ParallelTrainer):
+class MoETrainer(SavingTrainer):
     """fairseq's Trainer for MoE translation.
 
     * ``--bf16`` means bfloat16 autocast around float32 parameters, on CPU and CUDA: the optimizer updates the
@@ -136,6 +136,7 @@ class MoETrainer(ParallelTrainer):
         raise damage
 
     def _load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        self.agree_on(Path(filename))
         try:
             with reading_with(self.read_checkpoint):
                 extra_state = super().load_checkpoint(filename, *args, **kwargs)

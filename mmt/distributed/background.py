@@ -1,20 +1,19 @@
 """Saving while the training goes on: what there is to write is copied, and a thread writes it."""
 
-import atexit
 import contextlib
 import contextvars
 import logging
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
 logger = logging.getLogger(__name__)
 
 Step = Callable[[], object]
+_under_way: threading.Thread | None = None
 _collected: contextvars.ContextVar[list[Step] | None] = contextvars.ContextVar("collected", default=None)
 
 
-def do(step: Step) -> None:
+def do_or_put_off(step: Step) -> None:
     """Do a step of a save now or, within ``Background.collecting``, later, after the steps before it.
 
     What a later step writes must not be changed meanwhile.
@@ -32,11 +31,10 @@ class Background:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        atexit.register(self._wait_at_exit)
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[None]:
-        """Put off every step (``do``) of the ``with`` block, and let the thread begin with them at its end.
+        """Put off every step (``do_or_put_off``) of the ``with`` block, and let the thread begin with them at its end.
 
         ``wait`` for the save before comes first, within the block or ahead of it.
         """
@@ -47,9 +45,11 @@ class Background:
         finally:
             _collected.reset(token)
         assert self._thread is None
-        # Not waited for by Python's own end, which would hide its failure: see _wait_at_exit.
+        # Not waited for by Python's own end, which would hide its failure.
         self._thread = threading.Thread(target=self._run, args=(steps,), name="saving", daemon=True)
         self._thread.start()
+        global _under_way
+        _under_way = self._thread
 
     def _run(self, steps: list[Step]) -> None:
         try:
@@ -68,8 +68,8 @@ class Background:
         if error is not None:
             raise error
 
-    def _wait_at_exit(self) -> None:
-        try:
-            self.wait()
-        except Exception as error:  # which would not change the exit code here
-            sys.excepthook(type(error), error, error.__traceback__)
+
+def wait_at_most(seconds: float) -> None:
+    """Wait for a save that is under way, if there is one, before this process ends for another reason."""
+    if _under_way is not None:
+        _under_way.join(seconds)

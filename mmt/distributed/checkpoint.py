@@ -6,6 +6,7 @@ may share one. It is written when the shards are complete, so whenever the train
 
 import contextlib
 import contextvars
+import logging
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mmt.distributed.shards import PREFIX, check, remove_unused
+from mmt.distributed.shards import PARTIAL, PREFIX, check, remove_unused
 from mmt.distributed.training_state import read_whole
 from mmt.errors import CheckpointDamaged, UserError
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "shards"
 ALIASES = "aliases"
@@ -92,31 +95,57 @@ def _broadcast(order: tuple[str, str] | None) -> tuple[str, str]:
     return box[0]
 
 
-def _heads(save_dir: Path) -> Iterator[tuple[Path, State]]:
-    """Yield the checkpoints in a folder, with what is in them but for the numbers in their tensors."""
-    for path in save_dir.glob("*.pt"):
-        with contextlib.suppress(Exception):  # a file of someone else's, or damaged
-            yield path, torch.load(path, map_location="meta", weights_only=True, mmap=True)
+def _head(path: Path) -> State:
+    """Return what is in a checkpoint, but for the numbers in its tensors."""
+    return torch.load(path, map_location="meta", weights_only=True, mmap=True)
 
 
-def used_folders(save_dir: Path) -> set[str]:
-    """Return the names of the folders of shards that the checkpoints in a folder refer to."""
-    return {head[FOLDER] for _, head in _heads(save_dir) if head.get(FOLDER) is not None}
+def identity(path: Path) -> str | None:
+    """Return what tells a checkpoint from others in words, None if there is none of that name.
+
+    Raises:
+        CheckpointDamaged: if it, or its folder of shards, cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        head = _head(path)
+        history = head.get("optimizer_history")
+        updates = history[-1]["num_updates"] if history else "no"
+        folder = shards_of(path, head)
+    except CheckpointDamaged:
+        raise
+    except Exception as error:
+        raise CheckpointDamaged(f"checkpoint {path} cannot be read: {error}") from error
+    return f"one of {updates} updates, {path.stat().st_size} bytes{f', with {folder.name}' if folder else ''}"
 
 
 def newest_first(save_dir: Path) -> list[Path]:
     """List the checkpoints in a folder that a training can go on from, those with the most updates first."""
-    updates = {
-        path: head["optimizer_history"][-1]["num_updates"]
-        for path, head in _heads(save_dir)
-        if head.get("optimizer_history")
-    }
+    updates = {}
+    for path in save_dir.glob("*.pt"):
+        with contextlib.suppress(Exception):  # a file of someone else's, or damaged
+            head = _head(path)
+            if "train_iterator" in head["extra_state"]:  # which a crash.pt has not
+                updates[path] = head["optimizer_history"][-1]["num_updates"]
     return sorted(updates, key=lambda path: (-updates[path], path.name))
 
 
 def remove_unused_shards(save_dir: Path) -> None:
-    """Remove the folders of shards that no checkpoint refers to any more."""
-    remove_unused(save_dir, used_folders(save_dir))
+    """Remove the folders of shards that no checkpoint refers to any more, and what a killed save left.
+
+    Where a checkpoint cannot be read, nobody knows which it refers to, and all whole folders stay.
+    """
+    if not any(save_dir.glob(f"{PREFIX}*")):
+        return
+    used: set[str | None] = set()
+    for path in save_dir.glob("*.pt"):
+        try:
+            used.add(_head(path).get(FOLDER))
+        except Exception as error:
+            logger.warning("no old shards are removed, since %s cannot be read: %s", path, error)
+            used |= {folder.name for folder in save_dir.glob(f"{PREFIX}*") if folder.suffix != PARTIAL}
+    remove_unused(save_dir, used)
 
 
 Reader = Callable[[Path, State], State]

@@ -143,6 +143,8 @@ class Peers:
             return
         sys.stdout.flush()
         print(f"mmt: error: {verdict}; the training ends on {self._name(self.rank)}", file=sys.stderr, flush=True)
+        if self.rank == 0:  # which may take the store, and with it the verdict, away from the others
+            time.sleep(2 * INTERVAL_SECONDS)
         os._exit(EXIT_CODE)
 
 

@@ -6,25 +6,37 @@ written. The layout is that of ``torch.distributed.checkpoint``, so any number o
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, metadata
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from mmt.errors import CheckpointDamaged, UserError
 from mmt.files import sha256_of_file, sync, write_text
 
 CHECKSUMS = "checksums.json"
 PREFIX = "shards_"
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
+
+
+# What DCP's .metadata is made of, beside torch's number types.
+_OF_METADATA = {
+    ("pathlib", "PosixPath"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    *(("torch.distributed.checkpoint.metadata", name) for name in ("_MEM_FORMAT_ENCODING", *metadata.__all__)),
+}
 
 
 class WritingFailed(UserError):
@@ -44,13 +56,13 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGrou
     Raises:
         WritingFailed: on all processes, if one of them could not write; nothing is left under the folder's name.
     """
-    partial = folder.with_name(folder.name + _PARTIAL)
+    partial = folder.with_name(folder.name + PARTIAL)
     try:
         writer = FileSystemWriter(partial, sync_files=True, overwrite=True)
         dcp.save(dict(tensors), storage_writer=writer, process_group=group)
         own = sorted(partial.glob(f"__{dist.get_rank()}_*"))
-        checksums = _together(lambda: {path.name: sha256_of_file(path) for path in own}, group=group)
-        _together(lambda: _finish(partial, folder, checksums) if dist.get_rank() == 0 else None, group=group)
+        checksums = together(lambda: {path.name: sha256_of_file(path) for path in own}, group=group)
+        together(lambda: _finish(partial, folder, checksums) if dist.get_rank() == 0 else None, group=group)
     except (CheckpointException, OSError) as error:
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -67,7 +79,7 @@ def _finish(partial: Path, folder: Path, checksums: list[dict[str, str]]) -> Non
     sync(folder.parent)
 
 
-def _together(
+def together(
     work: Callable[[], Any], failure: type[Exception] = OSError, group: ProcessGroup | None = None
 ) -> list[Any]:
     """Do ``work`` on every process, and return all results; a ``failure`` of one process is raised on all."""
@@ -119,25 +131,53 @@ def check_together(folder: Path) -> None:
     Raises:
         CheckpointDamaged: on all processes.
     """
-    _together(lambda: check(folder, part=dist.get_rank(), parts=dist.get_world_size()), CheckpointDamaged)
+    together(lambda: check(folder, part=dist.get_rank(), parts=dist.get_world_size()), CheckpointDamaged)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads metadata, and refuses what could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_number_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if is_number_type or (module, name) in _OF_METADATA:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+class _Reader(FileSystemReader):
+    """torch's reader, which would run whatever code the metadata holds."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = Path(self.path) / ".metadata"
+        try:
+            with path.open("rb") as file:
+                found = _Unpickler(file).load()
+        except pickle.UnpicklingError as error:
+            raise CheckpointDamaged(
+                f"{path} holds objects other than sizes and places of tensors, which could run code, so it is refused "
+                f"({error})"
+            ) from error
+        found.storage_meta = found.storage_meta or StorageMeta()
+        found.storage_meta.load_id = self.load_id
+        return found
 
 
 def names_and_shapes(folder: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Return the shape and type of every tensor in a folder, by name."""
-    metadata = FileSystemReader(folder).read_metadata().state_dict_metadata
+    entries = _Reader(folder).read_metadata().state_dict_metadata
     return {
         name: (tuple(entry.size), entry.properties.dtype)
-        for name, entry in metadata.items()
+        for name, entry in entries.items()
         if isinstance(entry, TensorStorageMetadata)
     }
 
 
 def read_shards(folder: Path, into: dict[str, Tensor]) -> None:
     """Read tensors, or this process' parts of them, into the memory of ``into``."""
-    dcp.load(into, storage_reader=FileSystemReader(folder), no_dist=not dist.is_initialized())
+    dcp.load(into, storage_reader=_Reader(folder), no_dist=not dist.is_initialized())
 
 
-def remove_unused(folder: Path, used: Collection[str]) -> None:
+def remove_unused(folder: Path, used: Collection[str | None]) -> None:
     """Remove the folders of shards in ``folder`` that no checkpoint refers to, and what a killed save left."""
     for path in folder.glob(f"{PREFIX}*"):
         if path.is_dir() and path.name not in used:

@@ -145,6 +145,8 @@ def step_time(
         ("dense", mesh.shards * mesh.experts, mesh.tensors),
         ("experts", mesh.shards, mesh.experts * mesh.tensors),
     ):
+        # Copies of experts are summed once, all else after each batch that is reduced.
+        times = 1 if name == "experts" and mesh.shards == 1 else reduces
         outer, outer_stride = mesh.replicas, mesh.shards * mesh.experts * mesh.tensors
         part = whole[name]
         if layout.zero == 0 and name == "dense":
@@ -154,7 +156,7 @@ def step_time(
             sent = (gathers + reduces) * part * (size - 1) // size
             part //= size
         sharing += sent / ring_speed(cluster, size, stride)
-        over_replicas = reduces * 2 * part * (outer - 1) // outer
+        over_replicas = times * 2 * part * (outer - 1) // outer
         sharing += over_replicas / ring_speed(cluster, outer, outer_stride)
         sharing_bytes += sent + over_replicas
 

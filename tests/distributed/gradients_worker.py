@@ -36,6 +36,7 @@ MESHES = [
     (2, 1, 2, 1, 1, True),
 ]
 MAX_NORM = 0.001
+CPU = torch.device("cpu")
 
 
 class AllToAlls(TorchDispatchMode):
@@ -91,13 +92,13 @@ def main() -> None:
         with AllToAlls() as backward:
             loss.backward()
         parallel.finish_gradients()
-        found = clip_gradient_norm(parallel.gradients_by_copies(), MAX_NORM).item()
-        clipped = clip_gradient_norm(parallel.gradients_by_copies(), 0).item()
+        found = clip_gradient_norm(parallel.gradients_by_copies(), MAX_NORM, CPU).item()
+        clipped = clip_gradient_norm(parallel.gradients_by_copies(), 0, CPU).item()
         # A fault on the last process only, in what it alone may hold.
         gradients = [gradient for part in parallel.gradients_by_copies().values() for gradient in part]
         if dist.get_rank() == dist.get_world_size() - 1:
             gradients[-1].view(-1)[0] = float("inf")
-        with_inf = clip_gradient_norm(parallel.gradients_by_copies(), MAX_NORM).item()
+        with_inf = clip_gradient_norm(parallel.gradients_by_copies(), MAX_NORM, CPU).item()
         seen = [None] * dist.get_world_size()
         dist.all_gather_object(seen, (found, clipped, with_inf))
         if dist.get_rank() == 0:

@@ -1,11 +1,14 @@
 """A folder of shards tells whether it is what was written."""
 
 import json
+import os
+import pickle
 from pathlib import Path
 
 import pytest
 
 from mmt.distributed import shards
+from mmt.distributed.checkpoint import remove_unused_shards
 from mmt.errors import CheckpointDamaged
 from mmt.files import sha256_of_file
 
@@ -54,3 +57,30 @@ def test_folders_that_no_checkpoint_refers_to_are_removed(tmp_path: Path) -> Non
         folder.mkdir()
     shards.remove_unused(tmp_path, {"shards_1_ab"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "shards_1_ab"]
+
+
+class RunsCode:
+    """What is pickled in place of metadata by someone who wants it to run."""
+
+    def __reduce__(self):
+        return os.system, ("touch run",)
+
+
+def test_metadata_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = folder_of_shards(tmp_path)
+    (folder / ".metadata").write_bytes(pickle.dumps(RunsCode()))
+    with pytest.raises(CheckpointDamaged, match=r"\.metadata holds objects .* could run code, so it is refused"):
+        shards.names_and_shapes(folder)
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_a_checkpoint_cannot_be_read_no_whole_folder_is_removed(tmp_path: Path) -> None:
+    for name in ("shards_1_ab", "shards_2_cd.partial"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint_best.pt").write_bytes(b"who knows")
+    remove_unused_shards(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_best.pt", "shards_1_ab"]
+    (tmp_path / "checkpoint_best.pt").unlink()
+    remove_unused_shards(tmp_path)
+    assert not list(tmp_path.iterdir())
