@@ -1,6 +1,7 @@
 """Options that ``mmt translate`` and ``mmt evaluate`` share."""
 
 import argparse
+import os
 from dataclasses import fields
 
 import torch
@@ -91,4 +92,7 @@ def translator_from(args: argparse.Namespace, *, too_long: str) -> Translator:
     device = args.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and torch.cuda.is_available():
+        # Of the devices that they all see, each process of a machine takes one of its own.
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     return Translator.from_checkpoint(args.model, data=args.data, device=device, options=options)

@@ -18,13 +18,13 @@ from mmt.evaluation.directions import DEFAULT_TIERS, KEYWORDS, read_tiers_of, sp
 from mmt.evaluation.evaluate import Job, default_text_folder, evaluate, plan, score_baselines
 from mmt.evaluation.results import SUMMARY, Record, ResultsFolder
 from mmt.evaluation.scores import Scores
-from mmt.evaluation.sharing import first_process_first, rank_and_world_size
 from mmt.evaluation.tables import average_table, averages, direction_table, signature_lines
 from mmt.evaluation.test_sets import TestSet, find_test_set
 from mmt.files import sha256_of_file, write_text
 from mmt.inference.loading import find_checkpoint
 from mmt.inference.translator import Translator
 from mmt.sacrebleu_metrics import METRICS, tokenizer_for_language
+from mmt.sharing import first_process_first, rank_and_world_size
 
 HELP = "score a model in all its directions: BLEU, chrF++, averages, baselines"
 

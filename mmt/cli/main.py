@@ -20,7 +20,7 @@ from mmt.errors import UserError
 
 VERBS = {
     "train": "train a recipe; with --dry-run print the fairseq-train command only",
-    "translate": "translate stdin into one or several languages",
+    "translate": "translate stdin, or a file, into one or several languages",
     "evaluate": "score a model in all its directions: BLEU, chrF++, averages, baselines",
     "compare": "compare two evaluations: differences with paired-bootstrap intervals",
     "consolidate": "make one file, fairseq's .pt or .safetensors, of a checkpoint that several processes have written",

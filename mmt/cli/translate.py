@@ -1,7 +1,12 @@
-"""``mmt translate``: lines on stdin, translations on stdout or in files, in order, while the input still comes."""
+"""``mmt translate``: lines on stdin or in a file, translations on stdout or in files, in order, while the input still
+comes.
+
+Several processes share out the target languages: each translates the whole file into those that it claims.
+"""
 
 import argparse
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,8 +18,9 @@ from mmt.errors import UserError
 from mmt.files import partial_path, sync_and_replace
 from mmt.inference.lines import LineReader
 from mmt.inference.translator import TOO_LONG_POLICIES, Translator
+from mmt.sharing import Claims, first_process_first, rank_and_world_size
 
-HELP = "translate stdin into one or several languages"
+HELP = "translate stdin, or a file, into one or several languages"
 DEFAULT_SOURCE = "en"
 
 Write = Callable[[Sequence[Sequence[str]]], None]
@@ -29,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", dest="targets", metavar="LANG[,LANG...]", required=True, help="language, or several, to translate into"
     )
+    parser.add_argument("--input", metavar="FILE", help="text to translate (default: stdin)")
     parser.add_argument(
         "--output-prefix",
         metavar="PREFIX",
@@ -54,10 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Translate stdin until it ends.
+    """Translate the input until it ends.
 
     Raises:
-        UserError: for a wrong option, model or language.
+        UserError: for a wrong option, file, model or language.
     """
     if args.window < 1:
         raise UserError(f"--window must be at least 1, but is {args.window}")
@@ -65,20 +72,77 @@ def run(args: argparse.Namespace) -> int:
     repeated = {target for target in targets if targets.count(target) > 1}
     if repeated:
         raise UserError(f"--to names {', '.join(sorted(repeated))} twice")
+    rank, world_size = rank_and_world_size()
+    _check_files(args, targets, world_size)
     translator = translator_from(args, too_long=args.too_long)
     source = _source_language(args.source, translator)
     for target in targets:
         translator.check_language(target, "--to")
-    reader = LineReader(sys.stdin.buffer, window=args.window)
-    try:
-        with _output(args.output_prefix, targets) as write:
-            _translate_all(
-                reader, translator, source, targets, write, show_progress=args.progress or sys.stderr.isatty()
-            )
-    finally:
-        for message in reader.report.messages():
-            print(f"mmt translate: {message}", file=sys.stderr)
+    show_progress = rank == 0 and (args.progress or sys.stderr.isatty())
+    translate = functools.partial(_translate, args, translator, source, show_progress=show_progress)
+    if world_size == 1:
+        translate(targets)
+        return 0
+    for target in _claimed(args.output_prefix, targets):
+        # What is wrong in the input is wrong for all languages.
+        translate([target], tells_problems=target == targets[0])
     return 0
+
+
+def _check_files(args: argparse.Namespace, targets: Sequence[str], world_size: int) -> None:
+    """Refuse input and output that cannot be, before the model is loaded."""
+    given = {"--input FILE": args.input, "--output-prefix PREFIX": args.output_prefix}
+    missing = " and ".join(option for option, value in given.items() if value is None)
+    if world_size > 1 and missing:
+        raise UserError(f"{world_size} processes need {missing}, since they cannot share stdin and stdout")
+    if args.input is not None and not Path(args.input).is_file():
+        raise UserError(f"--input {args.input}: no such file")
+    for path in _output_paths(args.output_prefix, targets):
+        if not path.parent.is_dir():
+            raise UserError(f"--output-prefix {args.output_prefix}: there is no folder {path.parent}")
+        if args.input is not None and path.resolve() == Path(args.input).resolve():
+            raise UserError(f"--output-prefix {args.output_prefix} would write over --input {args.input}")
+
+
+def _output_paths(prefix: str | None, targets: Sequence[str]) -> list[Path]:
+    return [] if prefix is None else [Path(f"{prefix}.{target}") for target in targets]
+
+
+def _claimed(prefix: str, targets: Sequence[str]) -> Iterator[str]:
+    """Yield the languages that this process translates into, while others work on the rest, until all are done."""
+    paths = _output_paths(prefix, targets)
+    rank, _ = rank_and_world_size()
+    with first_process_first():
+        if rank == 0:
+            for path in paths:  # of an earlier translation: from now on, what is there is done
+                path.unlink(missing_ok=True)
+    claims = Claims(paths[0].parent)
+    by_lock = {f".{path.name}.lock": (target, path) for target, path in zip(targets, paths)}
+    for lock in claims.in_turn(by_lock):
+        target, path = by_lock[lock]
+        if not path.exists():
+            yield target
+        (claims.folder / lock).unlink(missing_ok=True)  # the language is done, and nobody needs it any more
+
+
+def _translate(
+    args: argparse.Namespace,
+    translator: Translator,
+    source: str,
+    targets: Sequence[str],
+    *,
+    show_progress: bool,
+    tells_problems: bool = True,
+) -> None:
+    """Translate the whole input into some languages, and tell what is wrong in it."""
+    with Path(args.input).open("rb") if args.input else contextlib.nullcontext(sys.stdin.buffer) as stream:
+        reader = LineReader(stream, window=args.window)
+        try:
+            with _output(args.output_prefix, targets) as write:
+                _translate_all(reader, translator, source, targets, write, show_progress=show_progress)
+        finally:
+            for message in reader.report.messages() if tells_problems else ():
+                print(f"mmt translate: {message}", file=sys.stderr)
 
 
 def _source_language(source: str | None, translator: Translator) -> str:
@@ -123,9 +187,7 @@ def _output(prefix: str | None, targets: Sequence[str]) -> Iterator[Write]:
     if prefix is None:
         yield _write_to_stdout
         return
-    paths = [Path(f"{prefix}.{target}") for target in targets]
-    if not paths[0].parent.is_dir():
-        raise UserError(f"--output-prefix {prefix}: there is no folder {paths[0].parent}")
+    paths = _output_paths(prefix, targets)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(partial_path(path).open("w", encoding="utf-8", newline="\n")) for path in paths]
 

@@ -9,12 +9,10 @@ from mmt.evaluation.baselines import COPY, NEAREST, Baselines
 from mmt.evaluation.directions import choose_directions, split
 from mmt.evaluation.results import Record, ResultsFolder
 from mmt.evaluation.scores import Scores, score
-from mmt.evaluation.sharing import Claims
 from mmt.evaluation.test_sets import TestSet
 from mmt.files import sha256_of_lines
 from mmt.inference.translator import Translator
-
-WAIT_S = 0.2  # between looks at what other processes have claimed
+from mmt.sharing import Claims
 
 
 @dataclass(frozen=True)
@@ -114,27 +112,20 @@ def evaluate(
     def is_finished(job: Job) -> bool:
         return results.finished(job.test_set, job.direction, job.source_sha256, job.reference_sha256)
 
-    claims = Claims(results.claims_path)
     # Asked for all directions first: text that has changed is refused before hours of work, not after.
-    todo = [(job, is_finished(job)) for job in jobs]
-    while todo:
-        claimed_by_others = []
-        for job, was_finished in todo:
-            if was_finished:
-                on_direction(job, True)
-                continue
-            with claims.claim(f"{job.test_set}.{job.direction}") as is_mine:
-                if not is_mine:
-                    claimed_by_others.append((job, False))
-                    continue
-                results.read_again()
-                was_finished = is_finished(job)  # by another process
-                on_direction(job, was_finished)
-                if not was_finished:
-                    results.add(*translate_and_score(job, translator, on_batch))
-        todo = claimed_by_others if waits else []
-        if todo:
-            time.sleep(WAIT_S)
+    todo: dict[str, Job] = {}
+    for job in jobs:
+        if is_finished(job):
+            on_direction(job, True)
+        else:
+            todo[f"{job.test_set}.{job.direction}"] = job
+    for name in Claims(results.claims_path).in_turn(todo, waits=waits):
+        job = todo[name]
+        results.read_again()
+        was_finished = is_finished(job)  # by another process
+        on_direction(job, was_finished)
+        if not was_finished:
+            results.add(*translate_and_score(job, translator, on_batch))
     found = ((job.test_set, job.direction) for job in jobs)
     return [results.records[key] for key in found if key in results.records]
 

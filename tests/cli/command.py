@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmt.cli.main import main
+from tests.system.commands import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEADLINE_S = 300
@@ -90,3 +91,9 @@ def start_mmt(
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **(environment or {})}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **kwargs}
     return subprocess.Popen([sys.executable, "-m", "mmt.cli.main", *map(str, arguments)], env=environment, **pipes)
+
+
+def start_together(processes: int, *arguments: str | Path) -> list[subprocess.Popen[bytes]]:
+    """Start the real command in several processes, as torchrun and the job scripts do, but let each die alone."""
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [start_mmt(*arguments, environment={**shared, "RANK": str(rank)}) for rank in range(processes)]

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.cli.command import Finished, mmt, start_mmt
+from tests.cli.command import Finished, mmt, start_mmt, start_together
 from tests.evaluation.tiny_model import aligned_text, write_lines
-from tests.system.commands import free_port
 
 QUICK = ["--beam", "1", "--max-len-b", "4", "--max-len-a", "1"]
 
@@ -261,19 +260,11 @@ def test_wrong_options_are_one_line(arguments: list[str], expected: str, tiny: P
     assert line.startswith(f"mmt: error: {expected.format(**places)}")
 
 
-def start_together(processes: int, *arguments: str | Path) -> list[subprocess.Popen[bytes]]:
-    """Start ``mmt evaluate`` as torchrun and scripts/evaluate.slurm do."""
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [
-        start_mmt("evaluate", *arguments, environment={**shared, "RANK": str(rank)}) for rank in range(processes)
-    ]
-
-
 def test_several_processes_share_the_directions_and_give_the_same_scores(
     evaluated: tuple[Path, Finished], tiny: Path, tmp_path: Path
 ) -> None:
     expected, _ = evaluated
-    processes = start_together(2, tiny / "run", "--output", tmp_path, *QUICK)
+    processes = start_together(2, "evaluate", tiny / "run", "--output", tmp_path, *QUICK)
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert b"Results, one line for each direction" in outputs[0][0]
@@ -287,7 +278,7 @@ def test_several_processes_share_the_directions_and_give_the_same_scores(
 
 def test_what_a_killed_process_had_begun_is_done_by_another(tiny: Path, tmp_path: Path) -> None:
     slow = ["--beam", "5", "--max-len-b", "100", "--max-len-a", "3"]
-    processes = start_together(2, tiny / "run", "--output", tmp_path, "--no-baselines", *slow)
+    processes = start_together(2, "evaluate", tiny / "run", "--output", tmp_path, "--no-baselines", *slow)
     deadline = time.monotonic() + 120
     while len(list((tmp_path / ".claims").glob("*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -299,8 +290,9 @@ def test_what_a_killed_process_had_begun_is_done_by_another(tiny: Path, tmp_path
 
 def test_if_the_first_process_cannot_begin_the_others_end(tiny: Path, tmp_path: Path) -> None:
     mmt("evaluate", tiny / "run", "--output", tmp_path, "--no-baselines", "--max-segments", "2", *QUICK)
-    processes = start_together(2, tiny / "run", "--output", tmp_path, "--no-baselines", "--max-segments", "1", *QUICK)
+    options = ["--no-baselines", "--max-segments", "1", *QUICK]
+    processes = start_together(2, "evaluate", tiny / "run", "--output", tmp_path, *options)
     errors = [process.communicate(timeout=120)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [2, 2], errors
     assert "holds scores of another evaluation: max_segments 2 (now 1)" in errors[0]
-    assert "the first of the processes that share this evaluation has ended" in errors[1]
+    assert "the first of the processes that share this work has ended" in errors[1]

@@ -1,12 +1,13 @@
-"""Several processes that share out the directions of one evaluation.
+"""Several processes that share out work: the directions of an evaluation, the languages of a translation.
 
-Whoever is free claims the next direction that nobody has: a lock on a file, which the end of a process releases,
+Whoever is free claims the next piece that nobody has: a lock on a file, which the end of a process releases,
 whatever ends it. So nobody waits for a process that is gone, and what it had begun is done by another.
 """
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mmt.errors import UserError
 from mmt.files import try_lock
 
 START_TIMEOUT = timedelta(minutes=10)  # a model is loaded within that time
+WAIT_S = 0.2  # between looks at what other processes have claimed
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -42,7 +44,7 @@ def first_process_first() -> Iterator[None]:
     except RuntimeError as error:  # of torch.distributed
         if rank == 0:
             raise
-        raise UserError("the first of the processes that share this evaluation has ended, see its message") from error
+        raise UserError("the first of the processes that share this work has ended, see its message") from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -70,3 +72,25 @@ class Claims:
         finally:
             if descriptor is not None:
                 os.close(descriptor)
+
+    def in_turn(self, names: Iterable[str], *, waits: bool = True) -> Iterator[str]:
+        """Yield the names, each when no other process has it; it is claimed until the next one is asked for.
+
+        Another process may have done meanwhile what was to be done: that is for the caller to find out.
+
+        Args:
+            names: of the pieces of work.
+            waits: for what other processes have claimed; without, it is left to them.
+        """
+        todo = list(names)
+        while todo:
+            claimed_by_others = []
+            for name in todo:
+                with self.claim(name) as is_mine:
+                    if is_mine:
+                        yield name
+                    else:
+                        claimed_by_others.append(name)
+            todo = claimed_by_others if waits else []
+            if todo:
+                time.sleep(WAIT_S)
