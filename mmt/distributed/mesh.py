@@ -50,13 +50,21 @@ class MeshShape:
 def choose_shape(
     world_size: int,
     *,
-    num_experts: int = 0,
+    num_experts: int | None = None,
     expert_parallel_size: int = 1,
     tensor_parallel_size: int = 1,
     zero: int = 0,
     data_parallel_replicas: int | None = None,
 ) -> MeshShape:
     """Lay the processes out as the options say.
+
+    Args:
+        world_size: the number of processes.
+        num_experts: of each layer, 0 for a dense model; None does not look at them.
+        expert_parallel_size: as all that follow, of the option with this name.
+        tensor_parallel_size: see there.
+        zero: see there.
+        data_parallel_replicas: see there.
 
     Raises:
         UserError: names the option that does not fit, the rule and the value.
@@ -70,7 +78,9 @@ def choose_shape(
             raise UserError(f"{option} must be 1 or more, but is {size}")
     if zero not in (0, 1, 2, 3):
         raise UserError(f"--zero must be 0, 1, 2 or 3, but is {zero}")
-    if num_experts % expert_parallel_size:
+    if expert_parallel_size > 1 and num_experts == 0:
+        raise UserError(f"--expert-parallel-size {expert_parallel_size} goes with --moe-experts, but that is 0")
+    if num_experts is not None and num_experts % expert_parallel_size:
         raise UserError(
             f"--expert-parallel-size must divide --moe-experts ({num_experts}), but is {expert_parallel_size}; with "
             "more processes than that, the experts are replicated"

@@ -18,12 +18,15 @@ from types import TracebackType
 
 import torch.distributed as dist
 
+from mmt.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 1.0
 # Once a connection is lost, the process at its other end is gone if it is silent for so long.
 LOST_SECONDS = 5.0
-# Until the first batch: the data has to be loaded.
+# Signs come each second, and a busy machine is late with them.
+LEAST_TIMEOUT_SECONDS = 5.0
 START_SECONDS = 600.0
 EXIT_CODE = 1
 _VERDICT = "verdict"
@@ -35,9 +38,16 @@ class Peers:
 
     Args:
         timeout_seconds: how long a process may give no sign of life, or all of them together not get on.
+
+    Raises:
+        UserError: if that is too short.
     """
 
     def __init__(self, timeout_seconds: float) -> None:
+        if timeout_seconds < LEAST_TIMEOUT_SECONDS:
+            raise UserError(
+                f"--heartbeat-timeout must be {LEAST_TIMEOUT_SECONDS:.0f} seconds or more, but is {timeout_seconds}"
+            )
         self.timeout_seconds = timeout_seconds
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._progress = self._signs = 0
@@ -128,7 +138,9 @@ class Peers:
         if silent := lives.silent(patience):
             return f"{' and '.join(map(self._name, silent))} has given no sign of life for {patience:.0f} seconds"
         if self.rank == 0 and (slow := lives.holding_up(self.timeout_seconds)):
-            return f"{' and '.join(map(self._name, slow))} has not got on for {self.timeout_seconds:.0f} seconds"
+            names = " and ".join(map(self._name, slow))
+            patience = lives.patience(self.timeout_seconds)
+            return f"{names} has not got on for {patience:.0f} seconds (--heartbeat-timeout)"
         return None
 
     def _guard(self) -> None:
@@ -176,11 +188,13 @@ class _Lives:
         now = time.monotonic()
         return [rank for rank, heard_at in enumerate(self._heard_at) if now - heard_at > seconds]
 
+    def patience(self, seconds: float) -> float:
+        """Return for how long nobody may get on: longer before the first batch, whose data has to be loaded."""
+        return seconds if max(self._progress) > 0 else max(seconds, START_SECONDS)
+
     def holding_up(self, seconds: float) -> list[int]:
         """Return the processes that the others wait for, if none has got on for so long."""
-        if max(self._progress) == 0:
-            seconds = max(seconds, START_SECONDS)
-        if time.monotonic() - max(self._got_on_at) <= seconds:
+        if time.monotonic() - max(self._got_on_at) <= self.patience(seconds):
             return []
         return [rank for rank, progress in enumerate(self._progress) if progress == min(self._progress)]
 

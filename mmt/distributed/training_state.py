@@ -103,8 +103,8 @@ def read_into(folder: Path, model: nn.Module, rest: State, *, with_optimizer: bo
         name, _, what = name.rpartition(".")
         if kind == "optimizer" and name in numbers:
             parameter = parameters[name]
-            spread = shape == tuple(parameter.shape)
-            into[key] = torch.empty_like(parameter, dtype=dtype) if spread else torch.empty(shape, dtype=dtype)
+            is_spread = shape == tuple(parameter.shape)
+            into[key] = torch.empty_like(parameter, dtype=dtype) if is_spread else torch.empty(shape, dtype=dtype)
             optimizer.setdefault(numbers[name], {})[what] = into[key]
     read_shards(folder, into)
     state = {name: into[f"model.{first.get(name, name)}"] for name in model.state_dict()}

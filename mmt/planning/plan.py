@@ -80,6 +80,8 @@ def layouts(model: PlannedModel, cluster: Cluster) -> Iterator[Layout]:
             if rest * experts == 1:
                 continue
             for replicas in _choices_of_replicas(rest, experts * tensors, cluster.gpus_per_node):
+                if rest // replicas * experts == 1:  # nothing to share out
+                    continue
                 for zero in (1, 2, 3):
                     mesh = choose_shape(world, zero=zero, data_parallel_replicas=replicas, **sizes)
                     yield from (Layout(mesh, zero, offload) for offload in (False, True))

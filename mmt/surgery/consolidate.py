@@ -11,12 +11,13 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmt.distributed.checkpoint import ALIASES, FOLDER, OPTIMIZER_REST
 from mmt.errors import UserError
 from mmt.files import partial_path, sync_and_replace
 
 FORMATS = (".pt", ".safetensors")
 # What resuming needs and translating does not.
-TRAINING_FIELDS = ("last_optimizer_state", "shards", "aliases", "optimizer_rest")
+TRAINING_FIELDS = ("last_optimizer_state", FOLDER, ALIASES, OPTIMIZER_REST)
 
 
 def consolidate(checkpoint: Path, output: Path) -> int:

@@ -33,6 +33,7 @@ def test_every_process_but_those_of_tensor_parallelism_has_a_batch_of_its_own() 
     "world_size, options, message",
     [
         (4, {"expert_parallel_size": 3}, r"the number of processes \(4\) must be a multiple of .* \(3 x 1\)"),
+        (2, {"expert_parallel_size": 2, "num_experts": 0}, "--expert-parallel-size 2 goes with --moe-experts"),
         (8, {"expert_parallel_size": 8, "num_experts": 4}, r"must divide --moe-experts \(4\), but is 8"),
         (4, {"expert_parallel_size": 4, "num_experts": 6}, r"must divide --moe-experts \(6\), but is 4"),
         (4, {"tensor_parallel_size": 0}, "--tensor-parallel-size must be 1 or more, but is 0"),

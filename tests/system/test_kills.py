@@ -14,8 +14,8 @@ import torch
 
 from mmt.distributed.checkpoint import shards_of
 from mmt.distributed.training_state import read_whole
-from tests.system.commands import ROUTINGS, installed, launcher, records, run, train_command, train_together
-from tests.system.launched import children
+from tests.system.commands import ROUTINGS, installed, launcher, records, run, train, train_command, train_together
+from tests.system.launched import children, saved_updates
 
 SAVE_INTERVAL = 3
 PARALLEL = ["--expert-parallel-size", "2", "--zero", "2"]
@@ -120,6 +120,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+def fill(disk: Path) -> None:
+    """Leave no room on a disk."""
+    with pytest.raises(OSError, match="No space"), (disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+def test_one_process_that_cannot_save_its_last_checkpoint_in_the_background_does_not_end_well(
+    toy_data: Path, small_disk: Path
+) -> None:
+    options = [*ROUTINGS["token"], "--disable-validation", "--save-in-background"]
+    train(toy_data, small_disk / "run", *options, "--max-update", "2")
+    fill(small_disk)
+    full = run(train_command(toy_data, small_disk / "run", *options, "--max-update", "4"), timeout=120)
+    assert full.returncode == 1
+    assert "saving in the background failed" in full.stdout + full.stderr
+    assert saved_updates(small_disk / "run") == 2
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--max-update", "9"], ["--max-update", "9", "--save-async"], ["--max-update", "4", "--save-async"]],
@@ -130,9 +149,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_is_said(
 ) -> None:
     train_together(2, toy_data, small_disk / "run", *OPTIONS, "--max-update", "3")
     before = sorted(path.name for path in (small_disk / "run").iterdir())
-    with pytest.raises(OSError, match="No space"), (small_disk / "filler").open("wb", buffering=0) as filler:
-        while True:
-            filler.write(bytes(4096))
+    fill(small_disk)
     command = [*launcher(2), *train_command(toy_data, small_disk / "run", *OPTIONS, *arguments)]
     full = run(command, timeout=120)
     assert full.returncode != 0

@@ -16,30 +16,32 @@ OPTIONS += ["--save-interval-updates", "10", "--keep-interval-updates", "1", "--
 
 
 @pytest.mark.parametrize(
-    ("signal_number", "victim", "message"),
+    ("world_size", "signal_number", "victim", "message"),
     [
         # The first process is also where the others leave their signs of life.
-        (signal.SIGSTOP, 0, r"process 0 on host \S+ cannot be reached"),
-        (signal.SIGKILL, 1, r"process 1 on host \S+ has given no sign of life"),
+        (2, signal.SIGSTOP, 0, r"process 0 on host \S+ cannot be reached"),
+        (3, signal.SIGKILL, 1, r"process 1 on host \S+ has given no sign of life"),
     ],
 )
 def test_the_others_end_and_name_a_process_that_is_gone(
-    signal_number: signal.Signals, victim: int, message: str, toy_data: Path, tmp_path: Path
+    world_size: int, signal_number: signal.Signals, victim: int, message: str, toy_data: Path, tmp_path: Path
 ) -> None:
     command = train_command(toy_data, tmp_path / "run", *OPTIONS)
-    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    logs = [tmp_path / f"{rank}.log" for rank in range(2)]
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world_size)}
+    logs = [tmp_path / f"{rank}.log" for rank in range(world_size)]
     with ExitStack() as stack:
         processes = [
             stack.enter_context(launched(command, logs[rank], {**together, "RANK": str(rank), "LOCAL_RANK": str(rank)}))
-            for rank in range(2)
+            for rank in range(world_size)
         ]
         wait_for_updates(20, logs[0])
         processes[victim].send_signal(signal_number)
-        other = 1 - victim
-        wait_until(lambda: processes[other].poll() is not None, "the end of the other process", logs[other])
-    assert processes[other].returncode == 1
-    assert re.search(rf"mmt: error: {message}.*; the training ends on process {other} on", logs[other].read_text())
+        others = [rank for rank in range(world_size) if rank != victim]
+        for rank in others:
+            wait_until(lambda rank=rank: processes[rank].poll() is not None, f"the end of process {rank}", logs[rank])
+    for rank in others:
+        assert processes[rank].returncode == 1
+        assert re.search(rf"mmt: error: {message}.*; the training ends on process {rank} on", logs[rank].read_text())
 
 
 def test_torchrun_starts_them_again_and_fewer_go_on_afterwards(toy_data: Path, tmp_path: Path) -> None:
