@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mmt.distributed.split_rules import is_of_experts
 from mmt.models.config import nested_config
 from mmt.models.moe_transformer import MoETransformerModel
 from mmt.planning.memory import ParameterShape, parameter_shapes
@@ -67,8 +68,7 @@ class PlannedModel:
         """Return the same model with another number of experts, quickly."""
 
         def resized(parameter: ParameterShape) -> ParameterShape:
-            owner = parameter.name.split(".")[-2]
-            if owner == "experts" or parameter.name.endswith("router.gate.weight"):
+            if is_of_experts(parameter.name) or parameter.name.endswith("router.gate.weight"):
                 return dataclasses.replace(parameter, shape=(experts, *parameter.shape[1:]))
             return parameter
 

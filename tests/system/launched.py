@@ -16,13 +16,13 @@ import mmt  # noqa: F401  (lets torch.load read fairseq's checkpoints)
 TIMEOUT_SECONDS = 180.0
 
 
-def wait_until(condition: Callable[[], bool], what: str, log: Path | None = None) -> None:
+def wait_until(condition: Callable[[], bool], what: str, log: Path | None = None, interval_s: float = 0.2) -> None:
     """Wait, and fail with the end of ``log`` if it takes too long."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         said = log.read_text()[-3000:] if log is not None and log.exists() else ""
         assert time.monotonic() < deadline, f"waited in vain for {what}\n{said}"
-        time.sleep(0.2)
+        time.sleep(interval_s)
 
 
 def updates(log: Path, after: str = "") -> list[int]:

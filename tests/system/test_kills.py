@@ -15,7 +15,9 @@ import torch
 from mmt.distributed.checkpoint import shards_of
 from mmt.distributed.training_state import read_whole
 from tests.system.commands import ROUTINGS, installed, launcher, records, run, train, train_command, train_together
-from tests.system.launched import children, saved_updates
+from tests.system.launched import children, launched, saved_updates, updates, wait_until
+
+Process = subprocess.Popen[bytes]
 
 SAVE_INTERVAL = 3
 PARALLEL = ["--expert-parallel-size", "2", "--zero", "2"]
@@ -38,28 +40,9 @@ def kill(launcher_process: int, everyone: bool) -> None:
         os.kill(process, signal.SIGKILL)
 
 
-class Training:
-    """A training of two processes that runs beside the test, with its log in a file."""
-
-    def __init__(self, data: Path, save_dir: Path, log: Path, *arguments: str) -> None:
-        program, *options = [*launcher(2), *train_command(data, save_dir, *OPTIONS, *arguments)]
-        self.log = log
-        with log.open("w") as file:
-            self.process = subprocess.Popen(
-                [installed(program), *options], stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}
-            )
-
-    def updates(self) -> int:
-        """Return the number of the last update that is in the log."""
-        found = re.findall(r'"num_updates": "(\d+)"', self.log.read_text(errors="replace"))
-        return int(found[-1]) if found else 0
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a moment of the training, or for its end."""
-        deadline = time.monotonic() + 120
-        while not condition() and self.process.poll() is None:
-            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
-            time.sleep(0.001)
+def wait_for(moment: Callable[[], bool], training: Process, log: Path) -> None:
+    """Wait for a moment of a training, or for its end."""
+    wait_until(lambda: moment() or training.poll() is not None, "a moment of the training", log, interval_s=0.001)
 
 
 def went_on_after(log: str) -> int:
@@ -82,19 +65,21 @@ def test_a_training_that_is_killed_many_times_ends_with_the_same_bits(
     max_update = ["--max-update", str(kills * (SAVE_INTERVAL + 9))]
     train_together(2, toy_data, tmp_path / "whole", *OPTIONS, *max_update)
     saving = ["--save-async"] if in_background else []
-    save_dir, log = tmp_path / "killed", tmp_path / "log.txt"
+    save_dir = tmp_path / "killed"
     rng = random.Random(1)
     saved = 0
     for number in range(kills):
-        training = Training(toy_data, save_dir, log, *max_update, *saving)
-        aim = saved + rng.randint(SAVE_INTERVAL, SAVE_INTERVAL + 2)
-        training.wait_until(lambda: training.updates() >= aim)
-        if number % 2:  # within a save, whose folder does not have its name yet
-            training.wait_until(lambda: any(save_dir.glob("shards_*.partial")))
-        time.sleep(rng.uniform(0, 0.05))
-        kill(training.process.pid, everyone=number % 4 < 2)
-        training.process.wait(timeout=60)
-        assert training.process.returncode != 0, "it ended before it was killed"
+        log = tmp_path / f"{number}.log"
+        program, *options = [*launcher(2), *train_command(toy_data, save_dir, *OPTIONS, *max_update, *saving)]
+        with launched([installed(program), *options], log) as training:
+            aim = saved + rng.randint(SAVE_INTERVAL, SAVE_INTERVAL + 2)
+            wait_for(lambda log=log, aim=aim: max(updates(log), default=0) >= aim, training, log)
+            if number % 2:  # within a save, whose folder does not have its name yet
+                wait_for(lambda: any(save_dir.glob("shards_*.partial")), training, log)
+            time.sleep(rng.uniform(0, 0.05))
+            kill(training.pid, everyone=number % 4 < 2)
+            training.wait(timeout=60)
+        assert training.returncode != 0, "it ended before it was killed"
         assert went_on_after(log.read_text()) >= saved, "a checkpoint was lost"
         saved = saved_after(log.read_text(), in_background)
     train_together(2, toy_data, save_dir, *OPTIONS, *max_update, *saving)
