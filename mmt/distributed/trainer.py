@@ -83,7 +83,7 @@ class ParallelTrainer(Trainer):
             )
         device = "cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu"
         self.mesh = Mesh(shape, device, node_size)
-        logger.info("%d processes: %s", shape.world_size, shape)
+        logger.info("%d processes: %s, zero %d%s", shape.world_size, shape, self.zero, ", offload" if offload else "")
 
     # Which part of the data this process works on.
 

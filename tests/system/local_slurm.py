@@ -28,6 +28,8 @@ ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
 SlurmdPort={node_port}
+# Jobs' ports follow from their numbers, and another SLURM of these tests may be running.
+FirstJobId={first_job}
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
@@ -131,7 +133,13 @@ def local_slurm(folder: Path) -> Iterator[LocalSlurm]:
     host = socket.gethostname().partition(".")[0]
     controller_port, node_port = _free_ports(2)
     (folder / "slurm.conf").write_text(
-        CONFIGURATION.format(folder=folder, host=host, controller_port=controller_port, node_port=node_port)
+        CONFIGURATION.format(
+            folder=folder,
+            host=host,
+            controller_port=controller_port,
+            node_port=node_port,
+            first_job=1 + os.getpid() % 10000,
+        )
     )
     munge_files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munge.pid"}
     munge_files |= {"log-file": "munge.log", "seed-file": "munge.seed"}
