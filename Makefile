@@ -46,7 +46,7 @@ demo: venv  ## the main job in minutes: prepare the shipped text, train, score, 
 
 # Most tests wait for single-threaded commands; a worker needs up to 2 GB.
 test: venv  ## run all tests
-	$(SHOW)$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup $(ARGS)
+	$(SHOW)$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
 
 checks: venv  ## style and types
 	$(SHOW)$(BIN)/python -m flake8 mmt data_prep scripts tests

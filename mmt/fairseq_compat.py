@@ -11,7 +11,6 @@ import contextlib
 import functools
 import logging
 import os
-import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,7 @@ from omegaconf import open_dict
 
 from mmt.distributed import rendezvous
 from mmt.distributed.background import do_or_put_off, wait_at_most
-from mmt.distributed.checkpoint import fill_in
+from mmt.distributed.checkpoint import fill_in, why_unreadable
 from mmt.errors import CheckpointDamaged, UserError
 from mmt.files import sync
 
@@ -121,22 +120,10 @@ def _load_checkpoint_with_clear_errors(original: Callable[..., Any], path: str, 
     except UserError:
         raise
     except Exception as error:
-        raise CheckpointDamaged(f"checkpoint {path} cannot be read: {_why_unreadable(path, error)}") from error
+        raise CheckpointDamaged(f"checkpoint {path} cannot be read: {why_unreadable(Path(path), error)}") from error
     if "model" not in state:
         raise UserError(f"checkpoint {path} cannot be read: it is not a fairseq checkpoint (no 'model' inside)")
     return fill_in(Path(path), state)
-
-
-def _why_unreadable(path: str, error: Exception) -> str:
-    if os.path.getsize(path) == 0:
-        return "it is empty"
-    if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower() and "GLOBAL" in str(error):
-        return "it holds objects other than weights and settings, which could run code, so it is refused"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, (pickle.UnpicklingError, RuntimeError, EOFError, OSError)):
-        return "it is truncated or not a checkpoint"
-    return "it is not a fairseq checkpoint"  # torch could read it, but fairseq misses its fields
 
 
 def _save_once_and_sync(original: Callable[..., None], state: Any, file: IO[bytes] | str) -> None:

@@ -7,6 +7,7 @@ may share one. It is written when the shards are complete, so whenever the train
 import contextlib
 import contextvars
 import logging
+import pickle
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,6 +101,19 @@ def _head(path: Path) -> State:
     return torch.load(path, map_location="meta", weights_only=True, mmap=True)
 
 
+def why_unreadable(path: Path, error: Exception) -> str:
+    """Return in a few words why a checkpoint could not be read."""
+    if path.stat().st_size == 0:
+        return "it is empty"
+    if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error).lower() and "GLOBAL" in str(error):
+        return "it holds objects other than weights and settings, which could run code, so it is refused"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, (pickle.UnpicklingError, RuntimeError, EOFError, OSError)):
+        return "it is truncated or not a checkpoint"
+    return "it is not a fairseq checkpoint"  # torch could read it, but fairseq misses its fields
+
+
 def identity(path: Path) -> str | None:
     """Return what tells a checkpoint from others in words, None if there is none of that name.
 
@@ -116,7 +130,7 @@ def identity(path: Path) -> str | None:
     except CheckpointDamaged:
         raise
     except Exception as error:
-        raise CheckpointDamaged(f"checkpoint {path} cannot be read: {error}") from error
+        raise CheckpointDamaged(f"checkpoint {path} cannot be read: {why_unreadable(path, error)}") from error
     return f"one of {updates} updates, {path.stat().st_size} bytes{f', with {folder.name}' if folder else ''}"
 
 
@@ -143,7 +157,7 @@ def remove_unused_shards(save_dir: Path) -> None:
         try:
             used.add(_head(path).get(FOLDER))
         except Exception as error:
-            logger.warning("no old shards are removed, since %s cannot be read: %s", path, error)
+            logger.warning("no old shards are removed, since %s cannot be read: %s", path, why_unreadable(path, error))
             used |= {folder.name for folder in save_dir.glob(f"{PREFIX}*") if folder.suffix != PARTIAL}
     remove_unused(save_dir, used)
 

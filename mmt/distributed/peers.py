@@ -27,6 +27,7 @@ INTERVAL_SECONDS = 1.0
 LOST_SECONDS = 5.0
 # Signs come each second, and a busy machine is late with them.
 LEAST_TIMEOUT_SECONDS = 5.0
+# Until the first batch: the data has to be loaded.
 START_SECONDS = 600.0
 EXIT_CODE = 1
 _VERDICT = "verdict"

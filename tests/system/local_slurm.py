@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmt.files import locked
+from tests.system.commands import free_port
 
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "munge"]
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol"]
@@ -28,7 +29,7 @@ ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
 SlurmdPort={node_port}
-# Jobs' ports follow from their numbers, and another SLURM of these tests may be running.
+# Jobs' ports follow from their numbers, and each process of pytest starts a SLURM of its own.
 FirstJobId={first_job}
 SlurmUser=root
 AuthType=auth/munge
@@ -116,12 +117,6 @@ class LocalSlurm:
         _wait_for(lambda: not self.ask("squeue", "--noheader", f"--job={number}").strip(), self.folder)
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
-
-
 @contextlib.contextmanager
 def local_slurm(folder: Path) -> Iterator[LocalSlurm]:
     """Start the daemons, wait until the node is idle, and stop them at the end."""
@@ -131,13 +126,12 @@ def local_slurm(folder: Path) -> Iterator[LocalSlurm]:
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o400)
     host = socket.gethostname().partition(".")[0]
-    controller_port, node_port = _free_ports(2)
     (folder / "slurm.conf").write_text(
         CONFIGURATION.format(
             folder=folder,
             host=host,
-            controller_port=controller_port,
-            node_port=node_port,
+            controller_port=free_port(),
+            node_port=free_port(),
             first_job=1 + os.getpid() % 10000,
         )
     )

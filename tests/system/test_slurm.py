@@ -13,8 +13,6 @@ from tests.system.commands import REPOSITORY
 from tests.system.launched import saved_updates, updates, wait_for_updates
 from tests.system.local_slurm import PACKAGES, PROGRAMS, LocalSlurm, install_packages, local_slurm
 
-# One SLURM for all of these tests, not one in every process of pytest.
-pytestmark = pytest.mark.xdist_group("slurm")
 # What a cluster with GPUs would not be asked.
 TWO_TASKS = ["--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1"]
 TINY = """\
