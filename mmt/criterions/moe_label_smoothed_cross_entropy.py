@@ -17,6 +17,7 @@ from mmt.criterions.routing_losses import add_over_ranks, log_routing_metrics, r
 from mmt.errors import UserError
 from mmt.modules.collectives import own_part
 from mmt.modules.precision import compute_dtype
+from mmt.modules.reused_memory import ReusedMemory
 from mmt.modules.vocabulary_parallel import SplitProjection
 
 
@@ -71,6 +72,7 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
                 raise UserError(f"{option} must be 0 or more, but is {weight}")
         self.balance_loss_weight = moe_balance_loss_weight
         self.z_loss_weight = moe_z_loss_weight
+        self._logits_memory = ReusedMemory()
         # The processes that work on different batches; set by the trainer.
         self.data_group: ProcessGroup | None = None
 
@@ -117,7 +119,7 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         weight, split = projection.weight, None
         if isinstance(projection, SplitProjection):
             weight, split = own_part(weight), projection.split
-        return project_and_score(features_ND, weight, target_BS[is_real_BS], self.eps, split)
+        return project_and_score(features_ND, weight, target_BS[is_real_BS], self.eps, split, self._logits_memory)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ V words.
 from dataclasses import dataclass
 from typing import Any
 
-from mmt.criterions.fused_cross_entropy import TOKENS_PER_GRADIENT, TOKENS_PER_SOFTMAX
+from mmt.criterions.fused_cross_entropy import tokens_per_chunk, tokens_per_softmax
 from mmt.distributed.mesh import MeshShape
 from mmt.models.build_moe import is_moe_layer
 
@@ -199,7 +199,7 @@ class Activations:
     def _criterion_work(self) -> int:
         words = -(-self.vocabulary // self.mesh.tensors)
         n, width = self.batch.tokens("decoder"), self.cfg.decoder.embed_dim
-        logits = min(TOKENS_PER_GRADIENT, n) * self.product + min(TOKENS_PER_SOFTMAX, n) * (self.product + 2 * FLOAT)
+        logits = min(tokens_per_chunk(words), n) * self.product + 2 * FLOAT * min(tokens_per_softmax(words, "cuda"), n)
         # The projection's weight in 16 bits, and its gradient of one part of the batch in both types.
         return words * (logits + width * (self.product + self.product + FLOAT))
 

@@ -5,16 +5,17 @@ import torch
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 
 from mmt.criterions import fused_cross_entropy
-from mmt.criterions.fused_cross_entropy import project_and_score
+from mmt.criterions.fused_cross_entropy import project_and_score, tokens_per_chunk
+from mmt.modules.reused_memory import ReusedMemory
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("tokens_per_chunk", [3, 100])
+@pytest.mark.parametrize("at_once", [3, 100])
 def test_loss_and_gradients_equal_those_of_fairseq(
-    label_smoothing: float, tokens_per_chunk: int, monkeypatch: pytest.MonkeyPatch
+    label_smoothing: float, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused_cross_entropy, "TOKENS_PER_GRADIENT", tokens_per_chunk)
-    monkeypatch.setattr(fused_cross_entropy, "TOKENS_PER_SOFTMAX", 2)
+    monkeypatch.setattr(fused_cross_entropy, "tokens_per_chunk", lambda num_words: at_once)
+    monkeypatch.setattr(fused_cross_entropy, "tokens_per_softmax", lambda num_words, device: 2)
     torch.manual_seed(1)
     target = torch.randint(0, 11, (7,))
     features, weight = torch.randn(7, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
@@ -53,6 +54,25 @@ def test_no_token_at_all_gives_zero_loss_and_zero_gradients() -> None:
 
     assert loss.item() == nll.item() == 0.0
     assert weight.grad.eq(0).all()
+
+
+def test_logits_of_all_batches_use_the_same_memory() -> None:
+    torch.manual_seed(1)
+    memory, weight = ReusedMemory(), torch.randn(11, 5, requires_grad=True)
+    pending, addresses = [], set()
+    for num_tokens in (7, 3, 9):
+        features, target = torch.randn(num_tokens, 5, requires_grad=True), torch.randint(0, 11, (num_tokens,))
+        losses = [project_and_score(features, weight, target, 0.1, memory=place)[0] for place in (memory, None)]
+        pending.append((features, losses))
+        shape = tokens_per_chunk(11), 11
+        addresses.add(memory.empty(shape, dtype=torch.float32, device=weight.device).data_ptr())
+
+    assert len(addresses) == 1
+    for features, (found, expected) in pending:  # long after their logits have been overwritten
+        assert found == expected
+        torch.testing.assert_close(
+            torch.autograd.grad(found, [features, weight]), torch.autograd.grad(expected, [features, weight])
+        )
 
 
 def test_under_autocast_the_loss_stays_close_to_float32() -> None:
