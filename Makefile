@@ -44,9 +44,9 @@ help:  ## show this text
 demo: venv  ## the main job in minutes: prepare the shipped text, train, score, translate
 	$(SHOW)scripts/demo.sh
 
-# Most tests wait for single-threaded commands; a worker needs up to 2 GB.
+# Most tests wait for single-threaded commands; a worker needs up to 2 GB, and takes over from others when it is done.
 test: venv  ## run all tests
-	$(SHOW)$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 $(ARGS)
+	$(SHOW)$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 checks: venv  ## style and types
 	$(SHOW)$(BIN)/python -m flake8 mmt data_prep scripts tests

@@ -15,11 +15,11 @@ from fairseq.trainer import Trainer
 
 from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyCriterion
 from mmt.distributed.checkpoint import newest_first, reading_with
-from mmt.distributed.parallelize import moe_layers
 from mmt.distributed.saving_trainer import SavingTrainer
 from mmt.errors import CheckpointDamaged, UserError
 from mmt.fairseq_compat import refuse_dead_flags, switched_off
 from mmt.modules.collectives import own_part
+from mmt.modules.moe_layer import moe_layers
 
 logger = logging.getLogger(__name__)
 

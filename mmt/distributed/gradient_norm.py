@@ -5,17 +5,18 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
+
+from mmt.modules.collectives import is_shared_out
 
 
 def num_copies(parameter: Tensor, world_size: int) -> int:
     """Return how many processes hold the same part of ``parameter`` as this one does."""
-    if not isinstance(parameter, DTensor):
+    if not is_shared_out(parameter):
         return world_size
     sizes = zip(parameter.placements, parameter.device_mesh.shape)
     num_parts = 1
     for placement, size in sizes:
-        if not isinstance(placement, Replicate):
+        if not placement.is_replicate():
             num_parts *= size
     return world_size // num_parts
 

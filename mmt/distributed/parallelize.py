@@ -28,7 +28,7 @@ from mmt.distributed.split_rules import shard_dimension, tensor_dimension
 from mmt.distributed.tensor_parallel import split_model
 from mmt.errors import UserError
 from mmt.modules.dispatch import CapacityDispatch
-from mmt.modules.moe_layer import MoELayer
+from mmt.modules.moe_layer import MoELayer, moe_layers
 
 # Layers return the sum of two tensors, transposed, and nothing in fairseq's transformer changes it in place.
 warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
@@ -178,11 +178,6 @@ class ParallelModel:
         """Let go of whole parameters, so that what is left is this process' share."""
         for module in self._sharded():
             module.reshard()
-
-
-def moe_layers(model: nn.Module) -> list[MoELayer]:
-    """List the layers with experts, from the input on."""
-    return [module for module in model.modules() if isinstance(module, MoELayer)]
 
 
 def _own_part(parameter: nn.Parameter) -> tuple[nn.Parameter, nn.Parameter]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch.distributed as dist
 from fairseq import checkpoint_utils, utils
-from torch.distributed.checkpoint.staging import BlockingAsyncStager
 
 from mmt.distributed.background import Background, do_or_put_off
 from mmt.distributed.checkpoint import (
@@ -25,7 +24,7 @@ from mmt.distributed.checkpoint import (
     remove_unused_shards,
     shards_of,
 )
-from mmt.distributed.shards import check_together, together, write_shards
+from mmt.distributed.shards import check_together, together
 from mmt.distributed.stop_request import EXIT_CODE
 from mmt.distributed.trainer import DEFAULT_TIMEOUT_SECONDS, ParallelTrainer
 from mmt.distributed.training_state import collect, first_names, read_into, spread, trained_names
@@ -134,6 +133,10 @@ class SavingTrainer(ParallelTrainer):
         return str(path)
 
     def _write_shards(self, folder: Path) -> None:
+        from torch.distributed.checkpoint.staging import BlockingAsyncStager
+
+        from mmt.distributed.shard_files import write_shards
+
         assert self._parallel is not None
         self._parallel.reshard()
         kept = self.optimizer.state_dict()["state"] if not self.cfg.checkpoint.no_save_optimizer_state else {}

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -15,11 +15,14 @@ from mmt.distributed.config import ParallelConfig
 from mmt.distributed.gradient_norm import clip_gradient_norm
 from mmt.distributed.lockstep import Lockstep
 from mmt.distributed.mesh import Mesh, check_exchange, choose_shape
-from mmt.distributed.parallelize import ParallelModel, moe_layers
 from mmt.distributed.peers import Peers
 from mmt.distributed.stop_request import StopRequest
 from mmt.errors import UserError
 from mmt.fairseq_compat import switched_off
+from mmt.modules.moe_layer import moe_layers
+
+if TYPE_CHECKING:
+    from mmt.distributed.parallelize import ParallelModel
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class ParallelTrainer(Trainer):
         self.mesh: Mesh | None = None
         self.zero = 0
         self._expert_chunks = 1
-        self._parallel: ParallelModel | None = None
+        self._parallel: "ParallelModel | None" = None
         self.is_stopping = False
         self.stop_request = StopRequest()
         self.peers = _watch_peers(cfg.distributed_training)
@@ -112,6 +115,9 @@ class ParallelTrainer(Trainer):
         if self.mesh is None:
             return super().model
         if self._parallel is None:
+            # What it needs of torch takes half a second to import, and one process does not need it.
+            from mmt.distributed.parallelize import ParallelModel
+
             offload = self.cfg.distributed_training.cpu_offload
             self._parallel = ParallelModel(
                 self._model,

@@ -11,12 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from mmt.distributed.shards import names_and_shapes, read_shards
 from mmt.errors import UserError
-from mmt.modules.collectives import own_part
+from mmt.modules.collectives import is_shared_out, own_part
 
 State = dict[str, Any]
 
@@ -34,9 +31,9 @@ def trained_names(model: nn.Module) -> list[str]:
 
 def like(parameter: Tensor, value: Any) -> Any:
     """Return what the optimizer keeps of this process' part of a parameter, as a part of the whole."""
-    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.ndim == 0:
+    if not is_shared_out(parameter) or not isinstance(value, Tensor) or value.ndim == 0:
         return value
-    return DTensor.from_local(
+    return type(parameter).from_local(
         value,
         parameter.device_mesh,
         parameter.placements,
@@ -48,8 +45,10 @@ def like(parameter: Tensor, value: Any) -> Any:
 
 def cut_out(whole: Tensor, parameter: Tensor) -> Tensor:
     """Return what this process holds of ``whole``, if it is spread like ``parameter``."""
-    if not isinstance(parameter, DTensor):
+    if not is_shared_out(parameter):
         return whole
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
     shape, offset = compute_local_shape_and_global_offset(whole.shape, parameter.device_mesh, parameter.placements)
     return whole[tuple(slice(start, start + size) for start, size in zip(offset, shape))].contiguous()
 
@@ -83,6 +82,8 @@ def read_into(folder: Path, model: nn.Module, rest: State, *, with_optimizer: bo
     Raises:
         UserError: if the shards are of another model.
     """
+    from mmt.distributed.shard_files import names_and_shapes, read_shards
+
     saved = names_and_shapes(folder)
     parameters = dict(model.named_parameters())
     first = first_names(model)
@@ -120,7 +121,7 @@ def spread(
     own = model.state_dict()
     for name, tensor in whole.items():
         target = own.get(name)
-        if isinstance(target, DTensor) and target.shape == tensor.shape:
+        if target is not None and is_shared_out(target) and target.shape == tensor.shape:
             tensor = like(target, cut_out(tensor, target).to(target.device))
         state[name] = tensor  # of another shape, it is refused when it is loaded
     parameters = dict(model.named_parameters())
@@ -140,6 +141,8 @@ def read_whole(folder: Path, aliases: Mapping[str, str], kinds: Iterable[str] = 
         aliases: first name by every name of a parameter.
         kinds: "model" and "optimizer".
     """
+    from mmt.distributed.shard_files import names_and_shapes, read_shards
+
     chosen = {
         key: torch.empty(shape, dtype=dtype)
         for key, (shape, dtype) in names_and_shapes(folder).items()

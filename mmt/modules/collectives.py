@@ -4,14 +4,16 @@ Shape letters used in this file: R rows, D model dim.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
-from torch.distributed.tensor import DTensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 class _Transfer:
@@ -101,9 +103,15 @@ class _SumBackward(torch.autograd.Function):
         return total, None
 
 
+def is_shared_out(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Return whether this process holds a part of a tensor only, or knows which others hold it too."""
+    # Not isinstance: importing DTensor takes torch half a second, and without it there is none.
+    return hasattr(tensor, "placements")
+
+
 def own_part(parameter: Tensor) -> Tensor:
     """Return what this process holds of a parameter, with gradient."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return parameter.to_local() if is_shared_out(parameter) else parameter
 
 
 def start_exchange(x_RD: Tensor, send: list[int], receive: list[int], group: ProcessGroup) -> Callable[[], Tensor]:

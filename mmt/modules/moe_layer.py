@@ -45,3 +45,8 @@ class MoELayer(nn.Module):
         rows_RD = self.experts(gather(x_TD.to(compute_dtype(x_TD)), dispatch), dispatch.counts_E)
         y_TD = combine(rows_RD, routing.weight_TK, dispatch)
         return y_TD.to(x_TD.dtype), collect_statistics(routing, dispatch)
+
+
+def moe_layers(model: nn.Module) -> list[MoELayer]:
+    """List the layers with experts, from the input on."""
+    return [module for module in model.modules() if isinstance(module, MoELayer)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmt.distributed import shards
+from mmt.distributed import shard_files, shards
 from mmt.distributed.checkpoint import remove_unused_shards
 from mmt.errors import CheckpointDamaged
 from mmt.files import sha256_of_file
@@ -71,7 +71,7 @@ def test_metadata_that_would_run_code_is_refused_and_runs_none(tmp_path: Path, m
     folder = folder_of_shards(tmp_path)
     (folder / ".metadata").write_bytes(pickle.dumps(RunsCode()))
     with pytest.raises(CheckpointDamaged, match=r"\.metadata holds objects .* could run code, so it is refused"):
-        shards.names_and_shapes(folder)
+        shard_files.names_and_shapes(folder)
     assert not (tmp_path / "run").exists()
 
 
