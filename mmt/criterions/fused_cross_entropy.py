@@ -21,13 +21,15 @@ from mmt.modules.precision import compute_dtype
 from mmt.modules.reused_memory import ReusedMemory
 from mmt.modules.vocabulary_parallel import VocabularySplit
 
-# A chunk has so many logits, so that a batch of usual size is one chunk, but so many tokens at least, that adding up
-# the projection's gradient, as large as the embeddings, costs little.
+# Logits of a chunk: enough that a batch of usual size is one chunk. With a large vocabulary still so many tokens that
+# adding up the projection's gradient, as large as the embeddings, costs little.
 LOGITS_PER_CHUNK = 2**26
-FEWEST_TOKENS_PER_CHUNK = 1024
-# Rows are scored together whose logits stay in the processor's cache; on other devices, enough to keep them busy.
-LOGITS_PER_SOFTMAX = {"cpu": 2**20}
-LOGITS_PER_SOFTMAX_ELSEWHERE = 2**24
+FEWEST_TOKENS_PER_CHUNK = 2048
+# Logits that are scored together: on CPUs what stays in the cache, on GPUs enough to keep them busy.
+LOGITS_PER_SOFTMAX_CPU = 2**20
+LOGITS_PER_SOFTMAX_GPU = 2**25
+# With a split vocabulary processes wait for each other twice for every softmax.
+FEWEST_TOKENS_PER_SPLIT_SOFTMAX = 256
 
 
 def tokens_per_chunk(num_words: int) -> int:
@@ -35,9 +37,10 @@ def tokens_per_chunk(num_words: int) -> int:
     return max(FEWEST_TOKENS_PER_CHUNK, LOGITS_PER_CHUNK // max(1, num_words))
 
 
-def tokens_per_softmax(num_words: int, device: str) -> int:
+def tokens_per_softmax(num_words: int, *, on_gpu: bool, is_split: bool) -> int:
     """Return how many rows of logits are scored at once, at most."""
-    return max(1, LOGITS_PER_SOFTMAX.get(device, LOGITS_PER_SOFTMAX_ELSEWHERE) // max(1, num_words))
+    logits = LOGITS_PER_SOFTMAX_GPU if on_gpu else LOGITS_PER_SOFTMAX_CPU
+    return max(FEWEST_TOKENS_PER_SPLIT_SOFTMAX if is_split else 1, logits // max(1, num_words))
 
 
 class _ProjectAndScore(torch.autograd.Function):
@@ -91,7 +94,7 @@ def _project(
     at_once = tokens_per_chunk(weight_VD.size(0) if split is None else max(split.widths))
     shape = min(at_once, features_ND.size(0)), weight_VD.size(0)
     if memory is not None and not features_ND.is_cuda:
-        # Of full size, so that it fits the next batch too; memory that is never touched costs nothing.
+        # Of full size, so that it fits the next batch too; what is never touched takes no room.
         logits_CV = memory.empty((at_once, shape[1]), dtype=features_ND.dtype, device=features_ND.device)
     else:
         logits_CV = features_ND.new_empty(shape)
@@ -115,7 +118,8 @@ def _score(
     # loss = (1 - smoothing - share) * nll + share * sum over the vocabulary of -log p: fairseq's definition.
     share = label_smoothing / ((num_words if split is None else split.num_words) - 1)
     loss, nll = torch.zeros(2, device=logits_CV.device).unbind()
-    at_once = tokens_per_softmax(num_words if split is None else max(split.widths), logits_CV.device.type)
+    widest = num_words if split is None else max(split.widths)
+    at_once = tokens_per_softmax(widest, on_gpu=logits_CV.is_cuda, is_split=split is not None)
     # The same memory for all rows: on CPUs fresh memory costs more than what is computed in it.
     log_probs_RV = logits_CV.new_empty(min(at_once, logits_CV.size(0)), num_words, dtype=torch.float32)
     float_logits_RV = torch.empty_like(log_probs_RV)

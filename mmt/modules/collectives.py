@@ -105,7 +105,7 @@ class _SumBackward(torch.autograd.Function):
 
 def is_shared_out(tensor: Tensor) -> "TypeGuard[DTensor]":
     """Return whether this process holds a part of a tensor only, or knows which others hold it too."""
-    # Not isinstance: importing DTensor takes torch half a second, and without it there is none.
+    # Not isinstance: importing DTensor takes torch half a second, and until somebody does, no tensor is one.
     return hasattr(tensor, "placements")
 
 

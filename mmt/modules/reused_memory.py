@@ -1,8 +1,8 @@
 """Memory for large tensors that is used again in the next step.
 
-Gradients of experts and logits are the largest tensors of a training step. Once freed, so large tensors go back to the
-operating system, which hands out zeroed pages again one by one. On a CPU that costs as much as a quarter of the time of
-an MoE layer, whatever the allocator's settings.
+Logits, and the gradients of experts, are the largest tensors of a training step. Once freed, tensors this large go back
+to the operating system, which hands out zeroed pages again one by one. On a CPU that costs as much as a quarter of the
+time of an MoE layer, whatever the allocator's settings.
 """
 
 import functools

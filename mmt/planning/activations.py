@@ -199,7 +199,8 @@ class Activations:
     def _criterion_work(self) -> int:
         words = -(-self.vocabulary // self.mesh.tensors)
         n, width = self.batch.tokens("decoder"), self.cfg.decoder.embed_dim
-        logits = min(tokens_per_chunk(words), n) * self.product + 2 * FLOAT * min(tokens_per_softmax(words, "cuda"), n)
+        scored = tokens_per_softmax(words, on_gpu=self.on_gpu, is_split=self.mesh.tensors > 1)
+        logits = min(tokens_per_chunk(words), n) * self.product + 2 * FLOAT * min(scored, n)
         # The projection's weight in 16 bits, and its gradient of one part of the batch in both types.
         return words * (logits + width * (self.product + self.product + FLOAT))
 

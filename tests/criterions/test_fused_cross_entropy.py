@@ -1,5 +1,7 @@
 """The fused projection and cross-entropy against fairseq's own loss on a full log-softmax."""
 
+import math
+
 import pytest
 import torch
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
@@ -15,7 +17,7 @@ def test_loss_and_gradients_equal_those_of_fairseq(
     label_smoothing: float, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused_cross_entropy, "tokens_per_chunk", lambda num_words: at_once)
-    monkeypatch.setattr(fused_cross_entropy, "tokens_per_softmax", lambda num_words, device: 2)
+    monkeypatch.setattr(fused_cross_entropy, "tokens_per_softmax", lambda *_, **__: 2)
     torch.manual_seed(1)
     target = torch.randint(0, 11, (7,))
     features, weight = torch.randn(7, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
@@ -35,7 +37,9 @@ def test_loss_and_gradients_equal_those_of_fairseq(
     torch.testing.assert_close(weight.grad, expected_gradients[1])
 
 
-def test_without_gradients_none_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [3, 100])
+def test_without_gradients_none_are_computed(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_cross_entropy, "tokens_per_chunk", lambda num_words: at_once)
     features, weight = torch.randn(4, 5), torch.nn.Parameter(torch.randn(11, 5))
     expected = project_and_score(features, weight, torch.arange(4), 0.1)
     monkeypatch.setattr(fused_cross_entropy._ProjectAndScore, "apply", None)
@@ -59,13 +63,13 @@ def test_no_token_at_all_gives_zero_loss_and_zero_gradients() -> None:
 def test_logits_of_all_batches_use_the_same_memory() -> None:
     torch.manual_seed(1)
     memory, weight = ReusedMemory(), torch.randn(11, 5, requires_grad=True)
-    pending, addresses = [], set()
+    shape, pending, addresses = (tokens_per_chunk(11), 11), [], set()
     for num_tokens in (7, 3, 9):
         features, target = torch.randn(num_tokens, 5, requires_grad=True), torch.randint(0, 11, (num_tokens,))
         losses = [project_and_score(features, weight, target, 0.1, memory=place)[0] for place in (memory, None)]
         pending.append((features, losses))
-        shape = tokens_per_chunk(11), 11
-        addresses.add(memory.empty(shape, dtype=torch.float32, device=weight.device).data_ptr())
+        assert memory._storage is not None and memory._storage.nbytes() == 4 * math.prod(shape)
+        addresses.add(memory._storage.data_ptr())
 
     assert len(addresses) == 1
     for features, (found, expected) in pending:  # long after their logits have been overwritten
@@ -73,6 +77,18 @@ def test_logits_of_all_batches_use_the_same_memory() -> None:
         torch.testing.assert_close(
             torch.autograd.grad(found, [features, weight]), torch.autograd.grad(expected, [features, weight])
         )
+
+
+def test_two_backward_passes_through_one_graph_give_twice_the_gradient() -> None:
+    torch.manual_seed(1)
+    features, weight = torch.randn(4, 5, requires_grad=True), torch.randn(11, 5, requires_grad=True)
+    loss, _ = project_and_score(features, weight, torch.arange(4), 0.1)
+
+    loss.backward(retain_graph=True)
+    once = features.grad.clone(), weight.grad.clone()
+    loss.backward()
+
+    torch.testing.assert_close((features.grad, weight.grad), tuple(2 * gradient for gradient in once))
 
 
 def test_under_autocast_the_loss_stays_close_to_float32() -> None:
