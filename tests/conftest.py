@@ -10,7 +10,8 @@ import pytest
 # Tests run tiny models: more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What was typed for `make test` is not meant for the `make` that a test runs.
-os.environ.pop("MAKEFLAGS", None)
+for name in ("MAKEFLAGS", "ARGS"):
+    os.environ.pop(name, None)
 
 import torch  # noqa: E402
 
