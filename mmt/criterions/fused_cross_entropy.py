@@ -90,24 +90,30 @@ def _project(
     features_ND: Tensor, weight_VD: Tensor, split: VocabularySplit | None, memory: ReusedMemory | None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Yield the tokens of each chunk and their logits ``(C, V)``, in memory that the next chunk uses again."""
-    # Processes that share the vocabulary need the same number of chunks, whether they have a word more or less.
-    at_once = tokens_per_chunk(weight_VD.size(0) if split is None else max(split.widths))
-    shape = min(at_once, features_ND.size(0)), weight_VD.size(0)
+    num_words = weight_VD.size(0)
+    at_once = tokens_per_chunk(_most_words(num_words, split))
     if memory is not None and not features_ND.is_cuda:
         # Of full size, so that it fits the next batch too; what is never touched takes no room.
-        logits_CV = memory.empty((at_once, shape[1]), dtype=features_ND.dtype, device=features_ND.device)
+        logits_CV = memory.empty((at_once, num_words), dtype=features_ND.dtype, device=features_ND.device)
     else:
-        logits_CV = features_ND.new_empty(shape)
+        logits_CV = features_ND.new_empty(min(at_once, features_ND.size(0)), num_words)
     for rows in _even_slices(features_ND.size(0), at_once):
         features = features_ND[rows]
         yield rows, torch.mm(features, weight_VD.t(), out=logits_CV[: features.size(0)])
 
 
+def _most_words(num_words: int, split: VocabularySplit | None) -> int:
+    """Return the most words that a process has: those that share the vocabulary need the same number of slices."""
+    return num_words if split is None else max(split.widths)
+
+
 def _even_slices(total: int, at_most: int) -> Iterator[slice]:
-    """Cut ``total`` into as few slices as possible, of about the same length."""
-    number = -(-total // at_most)
-    length = -(-total // max(1, number))
-    return (slice(start, min(start + length, total)) for start in range(0, total, max(1, length)))
+    """Cut ``total`` into as few slices as possible, of about the same length; none if it is 0."""
+    if total == 0:
+        return
+    length = -(-total // -(-total // at_most))
+    for start in range(0, total, length):
+        yield slice(start, min(start + length, total))
 
 
 def _score(
@@ -118,8 +124,8 @@ def _score(
     # loss = (1 - smoothing - share) * nll + share * sum over the vocabulary of -log p: fairseq's definition.
     share = label_smoothing / ((num_words if split is None else split.num_words) - 1)
     loss, nll = torch.zeros(2, device=logits_CV.device).unbind()
-    widest = num_words if split is None else max(split.widths)
-    at_once = tokens_per_softmax(widest, on_gpu=logits_CV.is_cuda, is_split=split is not None)
+    most_words = _most_words(num_words, split)
+    at_once = tokens_per_softmax(most_words, on_gpu=logits_CV.is_cuda, is_split=split is not None)
     # The same memory for all rows: on CPUs fresh memory costs more than what is computed in it.
     log_probs_RV = logits_CV.new_empty(min(at_once, logits_CV.size(0)), num_words, dtype=torch.float32)
     float_logits_RV = torch.empty_like(log_probs_RV)
