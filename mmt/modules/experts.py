@@ -3,23 +3,17 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
 from mmt.modules.collectives import own_part, sum_gradient_over_ranks, sum_over_ranks
+from mmt.modules.relu_by_expert import ReluFeedForwardByExpert
 from mmt.modules.reused_memory import ReusedMemory
-from mmt.modules.side_by_side import Segment, run_in_turn, run_side_by_side
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
-# Up to so many rows a weight's gradient is faster as a sum of outer products: a matrix product repacks its operands.
-FEW_ROWS = 6
-# From so many numbers in an expert's matrix on, experts side by side are faster than one after the other.
-LARGE_MATRIX = 2**19
 
 
 class Experts(nn.Module):
@@ -124,134 +118,7 @@ class Experts(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if x_RD.size(0) > 0 and (x_RD.is_cuda or self.activation != "relu"):
             return feed_forward_grouped(x_RD, *weights, counts_E, self.activation, dropout)
-        return _ReluFeedForwardByExpert.apply(x_RD, *weights, counts_E.tolist(), dropout, self._gradient_memory)
-
-
-class _ReluFeedForwardByExpert(torch.autograd.Function):
-    """One expert after the other, while its rows and hidden states are in the processor's cache.
-
-    Written by hand, because autograd would make a zero tensor as large as all experts' weights for each expert's
-    slice. Gradients are written straight into their place; experts without rows get zeros. Only ``x_RD`` and the
-    hidden states are kept for the backward pass. Weights may be of another type than the rows (autocast): each
-    expert's are cast while they are at hand.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_RD: Tensor,
-        weight_1: Tensor,
-        bias_1: Tensor,
-        weight_2: Tensor,
-        bias_2: Tensor,
-        counts: list[int],
-        dropout: float,
-        gradient_memory: tuple[ReusedMemory, ReusedMemory],
-    ) -> Tensor:
-        hidden_RF = x_RD.new_empty(x_RD.size(0), weight_1.size(1))
-        out_RD = torch.empty_like(x_RD)
-        bias_1, bias_2 = bias_1.to(x_RD.dtype), bias_2.to(x_RD.dtype)
-
-        def casts() -> tuple[_CastSlices, _CastSlices]:
-            return _CastSlices(weight_1, x_RD), _CastSlices(weight_2, x_RD)
-
-        def compute(segment: Segment, cast: tuple[_CastSlices, _CastSlices]) -> None:
-            expert, rows = segment
-            hidden = hidden_RF[rows]
-            # Not addmm, which copies the bias to all rows before it begins.
-            torch.mm(x_RD[rows], cast[0][expert].t(), out=hidden).add_(bias_1[expert]).relu_()
-            if dropout > 0:
-                F.dropout(hidden, dropout, training=True, inplace=True)
-            torch.mm(hidden, cast[1][expert].t(), out=out_RD[rows]).add_(bias_2[expert])
-
-        # Dropout takes its random numbers in the order of the experts.
-        run = _way_to_run(x_RD, weight_1) if dropout == 0 else run_in_turn
-        run(_segments(counts), casts, compute)
-        ctx.save_for_backward(x_RD, hidden_RF, weight_1, weight_2)
-        ctx.counts, ctx.dropout, ctx.gradient_memory = counts, dropout, gradient_memory
-        return out_RD
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_RD: Tensor) -> tuple[Any, ...]:
-        x_RD, hidden_RF, weight_1, weight_2 = ctx.saved_tensors
-        grad_RD = grad_RD.contiguous()
-        grad_x_RD = torch.empty_like(x_RD)
-        memory_1, memory_2 = ctx.gradient_memory
-        grad_weight_1, grad_weight_2 = memory_1.empty_like(weight_1), memory_2.empty_like(weight_2)
-        grad_bias_1, grad_bias_2 = weight_1.new_zeros(weight_1.shape[:2]), weight_2.new_zeros(weight_2.shape[:2])
-
-        def buffers() -> tuple[_CastSlices, _CastSlices, Tensor]:
-            # One for all experts: freshly allocated memory costs as much as the product that fills it.
-            grad_hidden_RF = hidden_RF.new_empty(max(ctx.counts), hidden_RF.size(1))
-            return _CastSlices(weight_1, x_RD), _CastSlices(weight_2, x_RD), grad_hidden_RF
-
-        def compute(segment: Segment, scratch: tuple[_CastSlices, _CastSlices, Tensor]) -> None:
-            expert, rows = segment
-            cast_1, cast_2, grad_hidden_RF = scratch
-            x, hidden, grad = x_RD[rows], hidden_RF[rows], grad_RD[rows]
-            grad_hidden = torch.mm(grad, cast_2[expert], out=grad_hidden_RF[: x.size(0)])
-            # The hidden state is positive where ReLU and dropout let something through.
-            torch.ops.aten.threshold_backward.grad_input(grad_hidden, hidden, 0.0, grad_input=grad_hidden)
-            if ctx.dropout > 0:
-                grad_hidden.mul_(1.0 / (1.0 - ctx.dropout))
-            torch.mm(grad_hidden, cast_1[expert], out=grad_x_RD[rows])
-            torch.sum(grad, dim=0, dtype=weight_2.dtype, out=grad_bias_2[expert])
-            torch.sum(grad_hidden, dim=0, dtype=weight_1.dtype, out=grad_bias_1[expert])
-            cast_2.store_gradient(grad, hidden, out=grad_weight_2[expert])
-            cast_1.store_gradient(grad_hidden, x, out=grad_weight_1[expert])
-
-        _way_to_run(x_RD, weight_1)(_segments(ctx.counts), buffers, compute)
-        for expert, count in enumerate(ctx.counts):
-            if count == 0:
-                grad_weight_1[expert].zero_()
-                grad_weight_2[expert].zero_()
-        return grad_x_RD, grad_weight_1, grad_bias_1, grad_weight_2, grad_bias_2, None, None, None
-
-
-class _CastSlices:
-    """The slices of ``weight`` in the type of ``like``, one at a time, in one buffer that stays in the cache."""
-
-    def __init__(self, weight: Tensor, like: Tensor) -> None:
-        self._weight = weight
-        same_type = weight.dtype == like.dtype
-        self._buffer = None if same_type else torch.empty(weight.shape[1:], dtype=like.dtype, device=like.device)
-
-    def __getitem__(self, expert: int) -> Tensor:
-        weight = self._weight[expert]
-        return weight if self._buffer is None else self._buffer.copy_(weight)
-
-    def store_gradient(self, grad: Tensor, x: Tensor, out: Tensor) -> None:
-        """Store ``grad.t() @ x`` in ``out``, which is shaped and typed like a slice of ``weight``.
-
-        Overwrites the buffer.
-        """
-        if self._buffer is not None:
-            out.copy_(torch.mm(grad.t(), x, out=self._buffer))
-        elif x.size(0) <= FEW_ROWS:
-            torch.mul(grad[0, :, None], x[0], out=out)
-            for row in range(1, x.size(0)):
-                out.addr_(grad[row], x[row])
-        else:
-            torch.mm(grad.t(), x, out=out)
-
-
-def _way_to_run(x_RD: Tensor, weight_1: Tensor) -> Callable[..., None]:
-    """Choose between all threads for one expert after the other, and experts side by side."""
-    # Measured: in float32 there is nothing in it, and smaller matrices are over before a thread has begun.
-    if x_RD.dtype == torch.bfloat16 and weight_1[0].numel() >= LARGE_MATRIX and torch.get_num_threads() > 1:
-        return run_side_by_side
-    return run_in_turn
-
-
-def _segments(counts: list[int]) -> list[Segment]:
-    """List the experts that have rows, with their rows."""
-    segments, start = [], 0
-    for expert, count in enumerate(counts):
-        if count > 0:
-            segments.append((expert, slice(start, start + count)))
-        start += count
-    return segments
+        return ReluFeedForwardByExpert.apply(x_RD, *weights, counts_E.tolist(), dropout, self._gradient_memory)
 
 
 def feed_forward_grouped(

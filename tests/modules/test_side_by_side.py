@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mmt.modules import experts as experts_module
+from mmt.modules import relu_by_expert
 from mmt.modules.experts import Experts
 from mmt.modules.side_by_side import run_in_turn, run_side_by_side
 
@@ -20,7 +20,7 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.parametrize("counts", [[3, 0, 5, 2], [0, 0, 0, 0], [10, 0, 0, 0], [9, 1, 0, 0], [1, 1, 1, 1]])
 def test_every_segment_is_computed_once(counts: list[int]) -> None:
-    segments = experts_module._segments(counts)
+    segments = relu_by_expert._segments(counts)
     seen: list[int] = []
     run_side_by_side(segments, lambda: None, lambda segment, _: seen.append(segment[0]))
     assert sorted(seen) == [expert for expert, _ in segments]
@@ -36,16 +36,16 @@ def test_an_error_of_one_thread_is_raised() -> None:
 
 @pytest.mark.parametrize("counts", [[30, 0, 50, 20], [0, 0, 0, 7], [5, 5, 5, 5]])
 def test_outputs_and_gradients_are_the_same(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experts_module, "LARGE_MATRIX", 0)
+    monkeypatch.setattr(relu_by_expert, "LARGE_MATRIX", 0)
     ways = []
-    monkeypatch.setattr(experts_module, "run_side_by_side", lambda *args: (ways.append(1), run_side_by_side(*args))[1])
+    monkeypatch.setattr(relu_by_expert, "run_side_by_side", lambda *args: (ways.append(1), run_side_by_side(*args))[1])
     results = []
     for way in (run_side_by_side, run_in_turn):
         torch.manual_seed(1)
         experts = Experts(4, 16, 32)
         x = torch.randn(sum(counts), 16).bfloat16().requires_grad_()
         if way is run_in_turn:
-            monkeypatch.setattr(experts_module, "LARGE_MATRIX", 2**60)
+            monkeypatch.setattr(relu_by_expert, "LARGE_MATRIX", 2**60)
         y = experts(x, torch.tensor(counts))
         y.float().square().sum().backward()
         results.append([y, x.grad, *(parameter.grad for parameter in experts.parameters())])
@@ -55,7 +55,7 @@ def test_outputs_and_gradients_are_the_same(counts: list[int], monkeypatch: pyte
 
 
 def test_it_works_in_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experts_module, "LARGE_MATRIX", 0)
+    monkeypatch.setattr(relu_by_expert, "LARGE_MATRIX", 0)
     experts = Experts(4, 16, 32).eval()
     x = torch.randn(8, 16).bfloat16()
     with torch.inference_mode():
