@@ -10,14 +10,15 @@ TORCH   ?= torch==2.13.0
 RECIPE  ?= $(if $(INPUT),own_data,software50)
 PRESET  ?= $(shell sed -n 's/^  - preset: \([a-z0-9_]*\).*/\1/p' recipes/$(RECIPE)/train.yaml 2>/dev/null)
 ROUTING ?= token_task
-RUN     ?=
+RUN     ?= $(DEFAULT_RUN)
 INPUT   ?=
 ARGS    ?=
 DRY     ?=
 
 VENV := .venv
 BIN  := $(VENV)/bin
-RUN_DIR := runs/$(RECIPE)/$(PRESET)/$(ROUTING)
+DEFAULT_RUN = $(shell sed -n 's/^  - run: \([a-z0-9_]*\).*/\1/p' recipes/$(RECIPE)/train.yaml 2>/dev/null)
+RUN_DIR = runs/$(RECIPE)/$(PRESET)/$(ROUTING)$(if $(filter-out $(DEFAULT_RUN),$(RUN)),-$(RUN))
 # For commands without a dry run of their own.
 SHOW := $(if $(DRY),@echo ,)
 

@@ -20,10 +20,10 @@ import sentencepiece
 
 from data_prep.errors import DataError, run_program
 from data_prep.indexed import write_indexed
-from data_prep.lines import check_equal_length
+from data_prep.lines import check_equal_length, read_clean_lines
 from data_prep.options import add_common_options, set_up_logging
 from data_prep.recipe import PIVOT
-from data_prep.steps import Unit, in_processes
+from data_prep.steps import Unit, in_processes, stats_path
 
 VERSION = 1
 # fairseq's own symbols <s>, <pad>, </s>, <unk> come before the pieces.
@@ -64,8 +64,7 @@ def fairseq_ids(model: sentencepiece.SentencePieceProcessor) -> npt.NDArray[np.i
 def _binarize_file(job: tuple[Path, Path, Path]) -> dict[str, Any]:
     text, prefix, model_path = job
     model = load_model(model_path)
-    with text.open(encoding="utf-8", newline="\n") as file:
-        encoded = model.encode([line.rstrip("\n") for line in file], out_type=int, num_threads=1)
+    encoded = model.encode(list(read_clean_lines(text)), out_type=int, num_threads=1)
     end = model.eos_id()  # stands in for the end mark until the ids are translated
     sizes = np.fromiter((len(ids) + 1 for ids in encoded), dtype=np.int32, count=len(encoded))
     flat = np.fromiter(chain.from_iterable([*ids, end] for ids in encoded), dtype=np.int64, count=int(sizes.sum()))
@@ -112,9 +111,9 @@ def language_list(pairs: list[str]) -> list[str]:
 
 def binarize(text: Path, spm_model: Path, output: Path, jobs: int) -> dict[str, Any]:
     """Binarize all training, validation and test files of a folder."""
-    unit = Unit(
-        "binarize", VERSION, output, {}, [text, spm_model.parent if spm_model.name == "spm.model" else spm_model]
-    )
+    # A model that train_spm made stands for what that was made of, any other for itself.
+    is_made_here = stats_path(spm_model.parent).is_file()
+    unit = Unit("binarize", VERSION, output, {}, [text, spm_model.parent if is_made_here else spm_model])
     return unit.make(lambda temporary: _binarize(text, spm_model, temporary, jobs))
 
 

@@ -66,8 +66,19 @@ def held_out_files(folders: list[Path]) -> list[Path]:
 
 
 def read_held_out(folders: list[Path]) -> list[str]:
-    """All sentences of the evaluation sets, in all languages."""
-    return [normalise(line) for path in held_out_files(folders) for line in read_lines(path, {}) if line]
+    """All sentences of the evaluation sets, in all languages.
+
+    A line that cannot be read cannot be kept out of training either, so it is a :class:`DataError`.
+    """
+    sentences = []
+    for path in held_out_files(folders):
+        counts: dict[str, int] = {}
+        for number, line in enumerate(read_lines(path, counts), start=1):
+            if line:
+                sentences.append(normalise(line))
+            elif faults := counts.keys() - {"empty"}:
+                raise DataError(f"{path}, line {number}: cannot be kept out of training ({min(faults)})")
+    return sentences
 
 
 def main() -> None:

@@ -53,8 +53,10 @@ class Fetcher:
         self._apt: Apt | None = None
 
     def has(self, source: Source, package: str) -> bool:
-        """Whether the package's files are there and have their hashes."""
+        """Whether the package's files are there, were asked for with today's languages, and have their hashes."""
         entries = [e for e in self.entries if e["source"] == source.name and e["package"] == package]
+        if source.registry == "apt-descriptions" and any(e.get("asked_for") != self.locales for e in entries):
+            return False
         paths = [self.output / source.name / e["file"] for e in entries]
         return bool(entries) and all(p.is_file() and sha256_of(p) == e["sha256"] for p, e in zip(paths, entries))
 
@@ -68,6 +70,7 @@ class Fetcher:
         *,
         expected: str | None = None,
         siblings: Collection[str] = (),
+        **facts: Any,
     ) -> None:
         """Check a downloaded file, move it to its place and record it; other files of the package are an old version.
 
@@ -79,6 +82,7 @@ class Fetcher:
             name: the file's name among the downloads.
             expected: SHA-256 that the registry gives.
             siblings: names of further files that belong to the same package.
+            facts: what else the manifest says of the file.
         """
         sha256 = sha256_of(file)
         for wanted in (expected, self.recorded.get((package, version))):
@@ -94,7 +98,7 @@ class Fetcher:
         move_into_place(file, target)
         entry = {
             "source": source.name, "package": package, "version": version, "file": name,
-            "bytes": target.stat().st_size, "sha256": sha256, "licence": source.licence,
+            "bytes": target.stat().st_size, "sha256": sha256, "licence": source.licence, **facts,
         }  # fmt: skip
         self.entries = [
             e for e in self.entries if (e["source"], e["package"], e["file"]) != (source.name, package, name)
@@ -152,7 +156,7 @@ class Fetcher:
             copy = self.output / f".{name}.copy"
             shutil.copyfile(paths[name], copy)
             version = f"{name.split('_')[0]} {int(paths[name].stat().st_mtime)}"
-            self.add(source, package, version, copy, name, siblings=names)
+            self.add(source, package, version, copy, name, siblings=names, asked_for=self.locales)
         if not paths:
             self.missing[package] = "apt fetched no translated descriptions"
 

@@ -36,6 +36,16 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: must be UTF-8 text, but its byte {error.start} is not: {error.reason}") from None
 
 
+def read_clean_lines(path: Path) -> Iterator[str]:
+    """Yield every line of text that an earlier step wrote; a :class:`DataError` names the first that is not UTF-8."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                yield raw.removesuffix(b"\n").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}, line {number}: must be UTF-8, but is not: {error.reason}") from None
+
+
 def _checked_lines(path: Path) -> Iterator[tuple[str | None, str]]:
     """Yield what :func:`check_line` says of every line.
 

@@ -1,7 +1,8 @@
 """One table of characters, used when text is cleaned and built into the SentencePiece model.
 
-What a user types is thereby normalised exactly as the training text was. The rules are mild on purpose: NFKC would turn
-the full-width punctuation of Chinese and Japanese into ASCII, which references keep.
+What a user types is thereby normalised as the training text was, but for NFC, which is too large for such a table:
+``mmt translate`` and ``mmt evaluate`` apply it themselves, ``fairseq-interactive`` expects it. The rules are mild on
+purpose: NFKC would turn the full-width punctuation of Chinese and Japanese into ASCII, which references keep.
 """
 
 from __future__ import annotations

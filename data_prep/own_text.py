@@ -26,7 +26,16 @@ VERSION = 1
 TABLE_ENDINGS = (".tsv", ".tsv.gz", ".tsv.xz", ".txt")
 _FILE = re.compile(r"(train|valid|test)\.([^.]+)-([^.]+)\.([^.]+)")
 
+# What an ignored file may look like that was meant to be text in two languages.
+_LOOKS_ALIGNED = re.compile(r".+\.[^.-]+-[^.-]+\.[^.]+(\.(gz|xz|bz2|zip))?")
+
 Texts = tuple[str, str, str, Iterator[tuple[str, str]]]  # set, source language, target language, pairs
+
+
+def ignored_files(folder: Path) -> list[str]:
+    """Names of files that look like aligned text, but are not called as :func:`read_folder` wants them."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return [name for name in names if _LOOKS_ALIGNED.fullmatch(name) and not _FILE.fullmatch(name)]
 
 
 def _folder_files(folder: Path) -> dict[tuple[str, str, str], dict[str, Path]]:
@@ -149,6 +158,8 @@ def main() -> None:
             print(f"own_text: {name}: {counts}")
     skipped = ", ".join(f"{k} {v:,}" for k, v in stats["counts"].items() if k != "kept")
     print(f"own_text: {stats['counts'].get('kept', 0):,} pairs of lines taken; skipped lines: {skipped or 'none'}")
+    if args.input.is_dir() and (ignored := ignored_files(args.input)):
+        print(f"own_text: not read, since their names are not <train|valid|test>.xx-yy.xx: {', '.join(ignored)}")
 
 
 if __name__ == "__main__":

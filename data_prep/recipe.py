@@ -16,6 +16,9 @@ from data_prep.writing_systems import SCRIPT_CLASSES
 REPOSITORY = Path(__file__).resolve().parent.parent
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(_[A-Za-z0-9]+)*")
 PIVOT = "en"
+RECIPE_KEYS = {
+    "extends", "languages", "evalsets", "valid_set", "test_set", "cleaning", "sources", "corpora", "presets",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,11 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
+def _check_keys(entry: dict[str, Any], known: set[str], where: str) -> None:
+    if unknown := set(entry) - known:
+        raise DataError(f"{where} unknown key {min(unknown)!r}; known are {', '.join(sorted(known))}")
+
+
 def _names(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise DataError(f"{where} must be a list of names like [a, b], but is {value!r}")
@@ -127,9 +135,7 @@ def _names(value: Any, where: str) -> tuple[str, ...]:
 
 
 def _source(name: str, entry: dict[str, Any], path: Path) -> Source:
-    known = {f.name for f in fields(Source)} - {"name"}
-    if unknown := set(entry) - known:
-        raise DataError(f"{path}: source {name}: unknown key {min(unknown)!r}; known are {', '.join(sorted(known))}")
+    _check_keys(entry, {f.name for f in fields(Source)} - {"name"}, f"{path}: source {name}:")
     if "kind" not in entry:
         raise DataError(f"{path}: source {name} needs the key 'kind'")
     values = dict(entry, packages=_names(entry.get("packages", []), f"{path}: source {name}: packages"))
@@ -151,6 +157,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         config = _mapping(yaml.safe_load(read_text(path)), f"{path}:")
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not valid YAML: {error}") from None
+    _check_keys(config, RECIPE_KEYS, f"{path}:")
     base = load_recipe(str(config["extends"])) if "extends" in config else None
 
     languages = base.languages if base else read_languages(path.parent / config.get("languages", "langs.tsv"))
@@ -182,6 +189,10 @@ def load_recipe(name_or_path: str) -> Recipe:
     def value(key: str, default: Any) -> Any:
         return config.get(key, getattr(base, key) if base else default)
 
+    cleaning = _mapping(value("cleaning", {}), f"{path}: cleaning")
+    _check_keys(cleaning, {"placeholders"}, f"{path}: cleaning:")
+    if (placeholders := cleaning.get("placeholders", "drop")) not in ("drop", "keep"):
+        raise DataError(f"{path}: cleaning: placeholders must be drop or keep, but is {placeholders!r}")
     return Recipe(
         name=path.parent.name,
         folder=path.parent,
@@ -193,7 +204,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         evalsets=value("evalsets", ""),
         valid_set=value("valid_set", ""),
         test_set=value("test_set", ""),
-        cleaning=_mapping(value("cleaning", {}), f"{path}: cleaning"),
+        cleaning=cleaning,
     )
 
 

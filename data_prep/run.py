@@ -37,6 +37,12 @@ def _optional(flag: str, value: object) -> list[object]:
     return [flag, value] if value else []
 
 
+def _own_evalsets(args: argparse.Namespace) -> list[object]:
+    """What keeps the user's own test text out of training."""
+    own = args.data / "evalsets" / OWN_EVALSETS
+    return ["--evalsets", own] if own.is_dir() else []
+
+
 def recipe_commands(args: argparse.Namespace) -> tuple[list[Command], Path]:
     """The commands that make a preset of a recipe, and the folder they make."""
     recipe = load_recipe(args.recipe)
@@ -63,9 +69,7 @@ def recipe_commands(args: argparse.Namespace) -> tuple[list[Command], Path]:
         evaluation = ["--evalsets", folder]
         for flag, name in (("--valid", recipe.valid_set), ("--test", recipe.test_set)):
             evaluation += [flag, folder / name] if name else []
-    own = args.data / "evalsets" / OWN_EVALSETS
-    if own.is_dir():
-        evaluation += ["--evalsets", own]
+    evaluation += _own_evalsets(args)
     pairs = ["--pairs", ",".join(pair_name(PIVOT, code) for code in codes)]
     limit = _optional("--max-pairs", preset.max_pairs if args.max_pairs is None else args.max_pairs)
     commands.append(_step("split", "--input", unique, "--output", output / "text", *pairs, *evaluation, *limit, *jobs))
@@ -77,7 +81,7 @@ def own_text_commands(args: argparse.Namespace) -> tuple[list[Command], Path]:
     """The commands that make data of the user's own text, and the folder they make."""
     if not args.input.exists():
         raise DataError(f"--input: no such file or folder: {args.input}")
-    name = args.name or args.input.name.split(".")[0]
+    name = args.name or Path(os.path.abspath(args.input)).name.split(".")[0]
     output = args.output or args.data / name / "default"
     corpus = args.data / name / "corpus"
     only: list[object] = ["--languages", args.languages] if args.languages else []
@@ -87,7 +91,7 @@ def own_text_commands(args: argparse.Namespace) -> tuple[list[Command], Path]:
         _step("own_text", "--input", args.input, "--output", corpus / "own", *only),
         _step("deduplicate", "--input", corpus / "own" / "train", "--output", corpus / "unique", *jobs),
         _step(
-            "split", "--input", corpus / "unique", "--output", output / "text", *sets,
+            "split", "--input", corpus / "unique", "--output", output / "text", *sets, *_own_evalsets(args),
             "--held-out-rule", args.held_out_rule, *_optional("--max-pairs", args.max_pairs), *jobs,
         ),
     ]  # fmt: skip

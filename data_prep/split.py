@@ -83,6 +83,8 @@ def read_set(folder: Path, pairs: list[str], counts: dict[str, dict[str, int]]) 
             raise DataError(f"{folder}: has both {pair} and {turned}; one file serves both directions")
         else:
             files[turned] = right, left
+    if not any(folder.glob(f"{name}.*")):
+        raise DataError(f"{folder}: no files {name}.<language> or {name}.<pair>.<language> in it")
     return {
         pair: [(normalise(a), normalise(b)) for a, b in read_aligned(left, right, counts.setdefault(pair, {}))]
         for pair, (left, right) in files.items()

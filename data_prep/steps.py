@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 def stats_path(output: Path) -> Path:
     """Where a step writes the statistics of ``output``."""
+    output = Path(os.path.abspath(output))  # "." has no name
     return output.with_name(f"{output.name}.stats.json")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import sentencepiece
 
 from data_prep.errors import DataError, run_program
-from data_prep.lines import MAX_LINE_CHARACTERS
+from data_prep.lines import MAX_LINE_CHARACTERS, read_clean_lines
 from data_prep.normalise import sentencepiece_rules
 from data_prep.options import add_common_options, set_up_logging
 from data_prep.steps import Unit
@@ -63,8 +63,7 @@ def sample_lines(files: dict[str, list[Path]], wanted: int, temperature: float, 
     for language, paths in files.items():
         unique: dict[str, None] = {}
         for path in paths:
-            with path.open(encoding="utf-8", newline="\n") as file:
-                unique.update(dict.fromkeys(line.rstrip("\n") for line in file))
+            unique.update(dict.fromkeys(read_clean_lines(path)))
         lines[language] = list(unique)
     shares = share_lines({lang: len(of_lang) for lang, of_lang in lines.items()}, wanted, temperature)
     rng = random.Random(seed)

@@ -25,6 +25,7 @@ from fairseq.data import data_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
+from fairseq.modules import checkpoint_activations
 from omegaconf import open_dict
 
 from mmt.distributed import rendezvous
@@ -36,12 +37,12 @@ from mmt.files import sync
 logger = logging.getLogger(__name__)
 
 SAVING_SECONDS = 60.0  # for which an error waits while a checkpoint is being written
-DEAD_FLAGS = {
-    ("ddp_backend", "fully_sharded"): "--ddp-backend fully_sharded",
-    ("ddp_backend", "slowmo"): "--ddp-backend slowmo",
-    ("zero_sharding", "os"): "--zero-sharding os",
-    ("use_sharded_state", True): "--use-sharded-state",
-    ("pipeline_model_parallel", True): "--pipeline-model-parallel",
+DEAD_FLAGS = {  # how it is typed, and what does the same
+    ("ddp_backend", "fully_sharded"): ("--ddp-backend fully_sharded", "--zero 3"),
+    ("ddp_backend", "slowmo"): ("--ddp-backend slowmo", "--ddp-backend legacy_ddp, plain data parallelism,"),
+    ("zero_sharding", "os"): ("--zero-sharding os", "--zero 1"),
+    ("use_sharded_state", True): ("--use-sharded-state", "--zero, which also writes sharded checkpoints,"),
+    ("pipeline_model_parallel", True): ("--pipeline-model-parallel", "--tensor-parallel-size"),
 }
 
 
@@ -50,6 +51,7 @@ def apply() -> None:
     register_safe_globals()
     install_one_line_errors()
     fairseq_utils.eval = _literal  # what fairseq.utils calls is looked up in the module first, then among the builtins
+    _wrap(checkpoint_activations, "_checkpointed_forward", _checkpointed_with_autocast)
     _wrap(options, "parse_args_and_arch", _parse_args_without_traps)
     _wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_with_clear_errors)
     _wrap(checkpoint_utils, "_torch_persistent_save", _save_once_and_sync)
@@ -192,6 +194,20 @@ def _batch_by_size_without_loss(
     return [*batches, lost] if len(lost) > 0 else batches
 
 
+def _checkpointed_with_autocast(
+    original: Callable[..., Any], forward: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Compute a layer's activations the second time in the type of the first (``--checkpoint-activations``)."""
+    device = "cuda" if torch.is_autocast_enabled("cuda") else "cpu"
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            return forward(*args, **kwargs)
+
+    return original(run, *args, **kwargs)
+
+
 def _parse_args_without_traps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Undo ``args.tpu = True``, which fairseq sets for every ``--bf16`` run, do what ``--save-async`` asks for
     ourselves, and refuse flags whose engine is dead.
@@ -214,11 +230,11 @@ def refuse_dead_flags(distributed_config: Any) -> None:
     Args:
         distributed_config: anything with fairseq's ``ddp_backend`` and ``zero_sharding`` attributes.
     """
-    for (attribute, value), flag in DEAD_FLAGS.items():
+    for (attribute, value), (flag, replacement) in DEAD_FLAGS.items():
         if getattr(distributed_config, attribute, None) == value:
             raise UserError(
                 f"{flag} needs fairscale, which is no longer maintained, and would mix up the experts of different "
-                "ranks. Use --ddp-backend legacy_ddp (plain data parallelism) instead"
+                f"ranks. Use {replacement} instead"
             )
 
 

@@ -161,7 +161,7 @@ class MoETrainer(SavingTrainer):
     def _share_data_anew(self, extra_state: dict[str, Any]) -> None:
         """Find the place in the data again with another number of processes: fairseq counts batches per process."""
         before, now = extra_state.get("data_parallel_world_size"), self.data_parallel_world_size
-        position = extra_state["train_iterator"]
+        position = extra_state.get("train_iterator") or {}  # a published model has none
         if before in (None, now) or not position.get("iterations_in_epoch"):
             return
         seen = position["iterations_in_epoch"] * before

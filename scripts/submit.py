@@ -83,7 +83,9 @@ def main() -> None:
     parameters = {name: getattr(options, name) for name in sizes}
     parameters |= {"name": "mmt-train", "timeout_min": max(1, round(60 * options.hours))}
     parameters |= {"slurm_signal_delay_s": options.save_seconds}
-    parameters |= {"slurm_srun_args": ["--kill-on-bad-exit=0", "--wait=60"]}
+    # srun takes over what a job has but for the processors of a task (since SLURM 22.05).
+    srun_arguments = ["--kill-on-bad-exit=0", "--wait=60", f"--cpus-per-task={options.cpus_per_task}"]
+    parameters |= {"slurm_srun_args": srun_arguments}
     if options.partition:
         parameters["slurm_partition"] = options.partition
     if options.dry_run:

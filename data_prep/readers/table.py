@@ -84,7 +84,13 @@ def read_table(path: Path, counts: dict[str, int]) -> Iterator[tuple[str, str, s
     first = first_row.fields
     if tuple(f.lower() for f in first) in PAIR_HEADERS:
         yield from _pair_rows(path, rows, counts)
-    elif len(first) >= 2 and all(LANGUAGE_CODE.fullmatch(f) for f in first):
+        return
+    second = next(rows, None)
+    rows = chain([second] if second else [], rows)
+    # Four short words are a header, unless the second line begins with codes too, and shares one: then both are pairs.
+    codes = second.fields[:2] if second else []
+    is_pair = len(first) == 4 and _are_codes(codes) and not set(codes).isdisjoint(first[:2])
+    if len(first) >= 2 and _are_codes(first) and not is_pair:
         if len(set(first)) != len(first):
             raise DataError(f"{path}: the header names a language twice: {' '.join(first)}")
         yield from _column_rows(path, first, rows, counts)
@@ -95,6 +101,10 @@ def read_table(path: Path, counts: dict[str, int]) -> Iterator[tuple[str, str, s
             f"{path}: line 1 must be a tab-separated header of language codes (en de ru), or a pair with the fields "
             f"src-lang, tgt-lang, source, target; it has {len(first)} field(s)"
         )
+
+
+def _are_codes(fields: list[str]) -> bool:
+    return all(LANGUAGE_CODE.fullmatch(field) for field in fields)
 
 
 def _filled_rows(path: Path, rows: Iterable[_Row], width: int, counts: dict[str, int]) -> Iterator[_Row]:

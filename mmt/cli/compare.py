@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.samples < 40:
         raise UserError(f"--samples must be at least 40 for a 95% interval, but is {args.samples}")
+    if args.output and not Path(args.output).parent.is_dir():
+        raise UserError(f"--output {args.output}: there is no folder {Path(args.output).parent}")
     a, b = ResultsFolder.open_for_reading(args.a), ResultsFolder.open_for_reading(args.b)
     shared = [key for key in a.records if key in b.records]
     locations = _locations(args.test_set, a, [name for name, _ in shared])

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import functools
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     baselines = None if args.no_baselines else _baselines(args, output, translator)
     rank, _ = rank_and_world_size()
     identity = _identity(checkpoint_sha256, translator.data, args)
-    locations = {test_set.name: test_set.location for test_set in test_sets}
+    locations = {test_set.name: os.path.abspath(test_set.location) for test_set in test_sets}
     with first_process_first():
         if rank == 0:
             results = ResultsFolder.open_for_writing(output, identity, locations, restart=args.restart)
@@ -124,10 +125,11 @@ def run(args: argparse.Namespace) -> int:
 def _identity(checkpoint_sha256: str, data: Path, args: argparse.Namespace) -> Record:
     """Return what scores depend on, beside the text. The size of a batch and the device change rounding only."""
     search = asdict(decoding_options(args, too_long="truncate"))
+    spm = data / "spm.model"
     del search["max_tokens"]
     return {
         "checkpoint_sha256": checkpoint_sha256,
-        "spm_sha256": sha256_of_file(data / "spm.model"),
+        "spm_sha256": sha256_of_file(spm) if spm.is_file() else None,  # text may be in words
         **search,
         "max_segments": args.max_segments,
     }

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from mmt.distributed.expert_parallel import ExpertExchange
 from mmt.distributed.gradient_norm import num_copies
@@ -27,7 +27,7 @@ from mmt.distributed.replicated_gradients import ReplicatedGradients, local_grad
 from mmt.distributed.split_rules import shard_dimension, tensor_dimension
 from mmt.distributed.tensor_parallel import split_model
 from mmt.errors import UserError
-from mmt.modules.dispatch import CapacityDispatch
+from mmt.modules.collectives import is_shared_out, own_part
 from mmt.modules.moe_layer import MoELayer, moe_layers
 
 # Layers return the sum of two tensors, transposed, and nothing in fairseq's transformer changes it in place.
@@ -69,8 +69,6 @@ class ParallelModel:
         self._replicated: list[ReplicatedGradients] = []
         for layer in moe_layers(model):
             _spread_experts(layer, mesh, expert_chunks)
-            if isinstance(layer.dispatch, CapacityDispatch) and mesh.shape.data_parallel_size > 1:
-                layer.dispatch.group = mesh.data_group
         if mesh.shape.tensors > 1:
             split_model(model, mesh.whole["tensors"])
         if self.zero == 0:
@@ -182,9 +180,8 @@ class ParallelModel:
 
 def _own_part(parameter: nn.Parameter) -> tuple[nn.Parameter, nn.Parameter]:
     """Return this process' part of a parameter, and the parameter."""
-    if not isinstance(parameter, DTensor):
-        return parameter, parameter
-    return nn.Parameter(parameter.to_local().detach()), parameter
+    part = own_part(parameter)
+    return (parameter if part is parameter else nn.Parameter(part.detach())), parameter
 
 
 def _spread_experts(layer: MoELayer, mesh: Mesh, chunks: int) -> None:
@@ -211,7 +208,7 @@ def _spread_experts(layer: MoELayer, mesh: Mesh, chunks: int) -> None:
 
 
 def _shard_placement(parameter: nn.Parameter, num_shards: int) -> Shard | None:
-    placements = parameter.placements if isinstance(parameter, DTensor) else ()
+    placements = parameter.placements if is_shared_out(parameter) else ()
     taken = {placement.dim for placement in placements if isinstance(placement, Shard)}
     dimension = shard_dimension(parameter.shape, taken, num_shards)
     return None if dimension is None else Shard(dimension)

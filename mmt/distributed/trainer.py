@@ -19,6 +19,7 @@ from mmt.distributed.peers import Peers
 from mmt.distributed.stop_request import StopRequest
 from mmt.errors import UserError
 from mmt.fairseq_compat import switched_off
+from mmt.modules.dispatch import CapacityDispatch
 from mmt.modules.moe_layer import moe_layers
 
 if TYPE_CHECKING:
@@ -54,8 +55,12 @@ class ParallelTrainer(Trainer):
             cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
         with switched_off(cfg.distributed_training, "cpu_offload"):  # fairseq refuses it without fairscale
             super().__init__(cfg, task, model, criterion, quantizer)
-        if hasattr(criterion, "data_group") and self.data_parallel_world_size > 1:
-            criterion.data_group = self.data_parallel_process_group
+        if self.data_parallel_world_size > 1:
+            if hasattr(criterion, "data_group"):
+                criterion.data_group = self.data_parallel_process_group
+            for layer in moe_layers(model):
+                if isinstance(layer.dispatch, CapacityDispatch):
+                    layer.dispatch.group = self.data_parallel_process_group
 
     def _set_up_mesh(self, cfg: Any, task: Any, model: Any) -> None:
         """Lay out the processes, if there is more to share out than the batch; otherwise they are left to fairseq."""

@@ -1,5 +1,6 @@
 """Lines of text in, translations out, in the order of the input."""
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -177,6 +178,8 @@ class Translator:
     def _encode(self, line: str) -> list[int]:
         """Turn text into dictionary indices, without </s>; empty for a line without text."""
         spm, dictionary = self.task.sentencepiece, self.task.source_dictionary
+        # As the training text: SentencePiece's own table, made by data_prep, has no compositions of characters.
+        line = unicodedata.normalize("NFC", line)
         pieces = spm.encode(line, out_type=str) if spm is not None else line.split()
         return [dictionary.index(piece) for piece in pieces]
 

@@ -152,6 +152,8 @@ def validate(config: Any) -> None:
             f"--activation-fn must be one of {', '.join(ACTIVATIONS)} with --moe-experts, but is "
             f"{config.activation_fn!r}"
         )
+    if not 0 <= config.activation_dropout < 1:
+        raise UserError(f"--activation-dropout must be in [0, 1), but is {config.activation_dropout}")
     # With layer drop, processes leave out different layers, and wait for each other's statistics of them.
     for option in ("offload_activations", "quant_noise_pq", "encoder_layerdrop", "decoder_layerdrop"):
         if getattr(config, option):

@@ -27,6 +27,7 @@ class MoETransformerDecoder(TransformerDecoderBase):
         self._layers_built = 0
         self._num_tasks = num_tasks
         super().__init__(cfg, dictionary, embed_tokens, no_encoder_attn=no_encoder_attn)
+        self.needs_sentence_state = cfg.moe_experts > 0 and cfg.decoder_routing == "sentence"
 
     def build_decoder_layer(self, cfg: Any, no_encoder_attn: bool = False) -> nn.Module:
         index, self._layers_built = self._layers_built, self._layers_built + 1
@@ -44,13 +45,20 @@ class MoETransformerDecoder(TransformerDecoderBase):
         alignment_layer: int | None = None,
         alignment_heads: int | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Return features ``(B, S, D)``; see fairseq's TransformerDecoderBase."""
+        """Return features ``(B, S, D)``; see fairseq's TransformerDecoderBase.
+
+        Raises:
+            ValueError: if the decoder routes by sentence, and ``encoder_out`` is not from this model's encoder.
+        """
+        sentence_state_BD = _first(encoder_out, "sentence_state")
+        if self.needs_sentence_state and sentence_state_BD is None:
+            raise ValueError("a decoder that routes by sentence needs encoder_out['sentence_state'], (B, D)")
         # With incremental_state only the newest token of each hypothesis passes through the layers.
         tokens = prev_output_tokens if incremental_state is None else prev_output_tokens[:, -1:]
         self.routing_state.begin(
             tokens.eq(self.padding_idx),
             task_id_B=_first(encoder_out, "task_id"),
-            sentence_state_BD=_first(encoder_out, "sentence_state"),
+            sentence_state_BD=sentence_state_BD,
         )
         return super().extract_features(
             prev_output_tokens, encoder_out, incremental_state, full_context_alignment, alignment_layer, alignment_heads

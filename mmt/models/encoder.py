@@ -27,7 +27,7 @@ class MoETransformerEncoder(TransformerEncoderBase):
         super().__init__(cfg, dictionary, embed_tokens)
         self.needs_task_id = cfg.moe_experts > 0 and "task" in (cfg.encoder_routing, cfg.decoder_routing)
         self.needs_sentence_state = cfg.moe_experts > 0 and cfg.decoder_routing == "sentence"
-        # Holds no parameters and no saved buffers: the dense model's checkpoints stay those of fairseq.
+        # Saves nothing if no router asks for tasks: the dense model's checkpoints stay those of fairseq.
         self.task_ids = task_ids
 
     def build_encoder_layer(self, cfg: Any) -> nn.Module:

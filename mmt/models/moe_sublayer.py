@@ -28,6 +28,7 @@ class RoutingState:
         # A dummy batch, which keeps a process in step that has run out of data: no token of it is routed.
         self.is_dummy = False
         self._statistics: dict[str, RoutingStatistics] = {}
+        self._is_forward = False
 
     def begin(self, is_padding_BS: Tensor, task_id_B: Tensor | None, sentence_state_BD: Tensor | None) -> None:
         """Describe the tokens of the coming forward pass, which flattens ``(S, B)`` to ``(T,)``."""
@@ -43,15 +44,20 @@ class RoutingState:
             task_id_B=task_id_B,
             sentence_state_BD=sentence_state_BD,
         )
-        self._statistics = {}
+        self._statistics, self._is_forward = {}, True
 
     def record(self, layer: str, statistics: RoutingStatistics) -> None:
-        """Keep the statistics of ``layer``."""
-        self._statistics[layer] = statistics
+        """Keep the statistics of ``layer``, if it is computed for the first time.
+
+        What is computed again in the backward pass (``--checkpoint-activations``) has been counted, and would hold on
+        to the activations of its layer until the next forward pass.
+        """
+        if self._is_forward:
+            self._statistics[layer] = statistics
 
     def take_statistics(self) -> Mapping[str, RoutingStatistics]:
         """Return the statistics of the last forward pass by layer name, and forget them."""
-        statistics, self._statistics = self._statistics, {}
+        statistics, self._statistics, self._is_forward = self._statistics, {}, False
         return statistics
 
 

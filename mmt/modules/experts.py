@@ -138,6 +138,7 @@ def feed_forward_grouped(
     ends_E = counts_E.cumsum(0).to(torch.int32)
     expert_R = torch.arange(counts_E.numel(), device=x_RD.device)
     expert_R = torch.repeat_interleave(expert_R, counts_E, output_size=x_RD.size(0))
+    is_of_RE = x_RD.new_zeros(x_RD.size(0), counts_E.numel()).scatter_(1, expert_R[:, None], 1.0)
 
     def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         weight = weight.to(rows.dtype).transpose(1, 2)
@@ -145,7 +146,8 @@ def feed_forward_grouped(
             # Some GPU kernels leave the gradient of experts without rows unset (pytorch issue 172439).
             is_empty_E = counts_E.eq(0)
             weight.register_hook(lambda grad: grad.masked_fill(is_empty_E[:, None, None], 0.0))
-        return F.grouped_mm(rows, weight, offs=ends_E) + bias.to(rows.dtype)[expert_R]
+        # Not bias[expert_R], whose gradient would be added up row by row in bfloat16, which ends at 256.
+        return F.grouped_mm(rows, weight, offs=ends_E) + is_of_RE @ bias.to(rows.dtype)
 
     with torch.autocast(x_RD.device.type, enabled=False):
         hidden_RF = ACTIVATIONS[activation](linear(x_RD, weight_1, bias_1))

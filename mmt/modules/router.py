@@ -110,7 +110,12 @@ class TaskRouter(nn.Module):
 def mean_of_sentences(x_TD: Tensor, sentence_T: Tensor, num_sentences: int) -> Tensor:
     """Return the mean state of each sentence, ``(B, D)`` in float32; zeros for a sentence without tokens."""
     x_TD = x_TD.float()
-    sums_BD = x_TD.new_zeros(num_sentences, x_TD.size(1)).index_add(0, sentence_T, x_TD)
+    zeros_BD = x_TD.new_zeros(num_sentences, x_TD.size(1))
+    if x_TD.is_cuda:
+        # There index_add adds in another order every time, as index_put does on CPUs.
+        sums_BD = zeros_BD.index_put((sentence_T,), x_TD, accumulate=True)
+    else:
+        sums_BD = zeros_BD.index_add(0, sentence_T, x_TD)
     counts_B = torch.bincount(sentence_T, minlength=num_sentences)
     return sums_BD / counts_B.clamp(min=1)[:, None]
 

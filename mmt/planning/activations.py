@@ -164,7 +164,8 @@ class Activations:
         if self.mesh.experts > 1:
             size += 2 * INDEX * rows  # their order on the way there and back
         if self._is_grouped:
-            size += self._weight(2 * width * hidden * -(-experts // self.mesh.experts)) + INDEX * rows
+            own_experts = -(-experts // self.mesh.experts)
+            size += self._weight(2 * width * hidden * own_experts) + self.product * rows * own_experts
         size += self.product * rows * width  # output of the experts
         return size + self._dropout(n * width, FLOAT)
 

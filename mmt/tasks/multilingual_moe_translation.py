@@ -109,9 +109,24 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
             if missing:
                 raise UserError(f"{folder} has neither dict.txt nor dict.{missing[0]}.txt")
         task = super().setup_task(args, **kwargs)
+        task.sentencepiece  # a damaged model is better found now than at the first validation
         # fairseq-validate loads a model, but no direction is chosen, so that fairseq takes it for a training.
         task._goes_with_checkpoint |= bool(kwargs.get("from_checkpoint"))
         return task
+
+    @classmethod
+    def load_dictionary(cls, filename: str) -> Dictionary:
+        """Load a dictionary.
+
+        Raises:
+            UserError: if the file is there, but is not a dictionary.
+        """
+        try:
+            return super().load_dictionary(filename)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # of bad UTF-8 fairseq raises a bare one
+            raise UserError(f"{filename}: not a dictionary of fairseq ({str(error).partition(chr(10))[0]})") from error
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model.
@@ -309,10 +324,17 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
 
     @property
     def sentencepiece(self) -> sentencepiece.SentencePieceProcessor | None:
-        """The data folder's ``spm.model``, if there is one."""
+        """The data folder's ``spm.model``, if there is one.
+
+        Raises:
+            UserError: if the file is not a SentencePiece model.
+        """
         path = Path(self.args.data.split(":")[0]) / "spm.model"
         if self._spm is None and path.is_file():
-            self._spm = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            try:
+                self._spm = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            except (RuntimeError, OSError) as error:
+                raise UserError(f"{path}: not a SentencePiece model") from error
         return self._spm
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:

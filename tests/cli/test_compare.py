@@ -87,6 +87,15 @@ def test_a_test_set_that_was_moved_can_be_given(results: dict[str, Path], tiny: 
     assert mmt("compare", lost, results["short"], "--samples", "50", "--test-set", moved).returncode == 0
 
 
+def test_results_can_be_compared_from_any_folder(tiny: Path, tmp_path: Path) -> None:
+    options = ["--beam", "1", "--no-baselines", "--directions", "en-de", "--output", tmp_path / "results"]
+    assert mmt("evaluate", tiny / "run", "--test-set", "multi", *options, cwd=tiny).returncode == 0
+
+    finished = mmt("compare", "results", "results", "--samples", "50", cwd=tmp_path)
+
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_results_on_another_text_cannot_be_compared(results: dict[str, Path], tmp_path: Path) -> None:
     for language in ("en", "de", "ru"):
         write_lines(tmp_path / f"news.{language}", ["another text"] * 12)
@@ -100,6 +109,7 @@ def test_results_on_another_text_cannot_be_compared(results: dict[str, Path], tm
     ("arguments", "expected"),
     [
         (["no/such", "{long}"], "no/such is not a folder of results of mmt evaluate (no run.json)"),
+        (["{long}", "{long}", "--output", "no/such/file"], "--output no/such/file: there is no folder no/such"),
         (["{long}", "{long}", "--samples", "5"], "--samples must be at least 40 for a 95% interval, but is 5"),
         (
             ["{long}", "{long}", "--test-set", "udhr=."],

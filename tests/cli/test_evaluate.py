@@ -157,6 +157,17 @@ def test_another_sentencepiece_model_is_another_evaluation(
     assert "another evaluation: spm_sha256 that of another file (now" in refused.error_line()
 
 
+def test_a_model_without_a_sentencepiece_model_is_scored_too(tiny: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(tiny / "bin", tmp_path / "bin"))
+    (data / "spm.model").unlink()
+    options = ["--data", data, "--test-set", tiny / "multi", "--max-segments", "2", "--no-baselines", "--beam", "1"]
+
+    finished = mmt("evaluate", tiny / "run", "--output", tmp_path / "results", "--directions", "en-de", *options)
+
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads((tmp_path / "results" / "run.json").read_text())["identity"]["spm_sha256"] is None
+
+
 def test_test_text_that_has_changed_is_refused(evaluated: tuple[Path, Finished], tiny: Path, tmp_path: Path) -> None:
     results = Path(shutil.copytree(evaluated[0], tmp_path / "results"))
     for language, lines in aligned_text(5, seed=9).items():

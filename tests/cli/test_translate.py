@@ -1,6 +1,7 @@
 """``mmt translate`` as a user runs it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -173,6 +174,8 @@ def test_wrong_options_are_one_line(arguments: list[str], expected: str, tiny: P
         "code",
         "shorter dictionary",
         "reordered dictionary",
+        "damaged dictionary",
+        "damaged spm.model",
         "moved data",
         "other model",
     ],
@@ -208,9 +211,19 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line_that_names_it(damage: str,
             for name in ("spm.model", "lang_list.txt", "lang_pairs.txt"):
                 (data / name).write_bytes((tiny / "bin" / name).read_bytes())
             lines = (tiny / "bin" / "dict.txt").read_text().splitlines(keepends=True)
-            (data / "dict.txt").write_text("".join(lines[:-3] if damage == "shorter dictionary" else lines[::-1]))
+            damaged = {"shorter": lines[:-3], "reordered": lines[::-1], "damaged": [*lines[:-3], "half-a-li"]}
+            (data / "dict.txt").write_text("".join(damaged[damage.split()[0]]))
             options = ["--data", data]
-            expected += f", data folder {data}: the dictionary does not fit the checkpoint: {data} has "
+            expected += f", data folder {data}: "
+            if damage == "damaged dictionary":
+                expected += f"{data}/dict.txt: not a dictionary of fairseq (Incorrect dictionary format"
+            else:
+                expected += f"the dictionary does not fit the checkpoint: {data} has "
+        elif damage == "damaged spm.model":
+            data = Path(shutil.copytree(tiny / "bin", tmp_path / "data"))
+            (data / "spm.model").write_bytes((tiny / "bin" / "spm.model").read_bytes()[:1000])
+            options = ["--data", data]
+            expected += f", data folder {data}: {data}/spm.model: not a SentencePiece model"
         elif damage == "moved data":
             state["cfg"]["task"]["data"] = "no/such/bin"
             expected += " was trained with the data folder no/such/bin, which is not here; give its place with --data"

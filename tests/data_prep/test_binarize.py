@@ -1,5 +1,6 @@
 """Binary data: what fairseq reads from it is the text."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 from data_prep.binarize import binarize
 from data_prep.errors import DataError
 from data_prep.indexed import token_dtype, write_indexed
+from data_prep.train_spm import train_spm
 from tests.data_prep.conftest import SAMPLE_LANGUAGES
 from tests.data_prep.helpers import write_lines
 
@@ -100,6 +102,31 @@ def test_missing_unequal_and_empty_files_are_errors_that_name_them(folder: Path,
     with pytest.raises(DataError, match="train.en-de.en: the file is empty"):
         binarize(tmp_path, model, tmp_path / "bin", 1)
     assert not (tmp_path / "bin").exists()
+
+
+def test_text_that_is_not_utf8_is_an_error_that_names_file_and_line(folder: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "train.en-de.de", ["eins", "zwei"])
+    (tmp_path / "train.en-de.en").write_bytes(b"one\ncaf\xe9\n")
+
+    message = r"train.en-de.en, line 2: must be UTF-8"
+    with pytest.raises(DataError, match=message):
+        binarize(tmp_path, folder / "spm" / "spm.model", tmp_path / "bin", 1)
+    with pytest.raises(DataError, match=message):
+        train_spm(tmp_path, tmp_path / "spm", 300)
+    assert not (tmp_path / "bin").exists() and not (tmp_path / "spm").exists()
+
+
+def test_a_model_of_pieces_may_be_named_without_its_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(tmp_path / "text" / "train.en-de.en", ["one", "two"])
+    write_lines(tmp_path / "text" / "train.en-de.de", ["eins", "zwei"])
+    shutil.copy(folder / "spm" / "spm.model", tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    stats = binarize(tmp_path / "text", Path("spm.model"), tmp_path / "bin", 1)
+
+    assert stats["inputs"] == ["text", "spm.model"]
 
 
 def test_what_is_no_sentencepiece_model_is_refused(tmp_path: Path) -> None:

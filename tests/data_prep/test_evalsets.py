@@ -45,6 +45,14 @@ def test_a_file_that_a_user_added_stays_and_is_held_out(tmp_path: Path) -> None:
     assert (folder / "test" / "test.xx").is_file()
 
 
+@pytest.mark.parametrize(("line", "fault"), [(b"caf\xe9", "invalid_utf8"), (b"a\0b", "nul_byte")])
+def test_a_line_that_cannot_be_kept_out_is_an_error_that_names_it(tmp_path: Path, line: bytes, fault: str) -> None:
+    (tmp_path / "test.en-sw.sw").write_bytes(b"sawa\n\n" + line + b"\n")
+
+    with pytest.raises(DataError, match=rf"test.en-sw.sw, line 3: cannot be kept out of training \({fault}\)"):
+        evalsets.read_held_out([tmp_path])
+
+
 def test_archive_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in evalsets.PACKED.glob("software50-eval.*"):
         shutil.copy(file, tmp_path / file.name)

@@ -121,6 +121,17 @@ def test_files_of_one_package_stay_together_when_a_new_version_is_added(tmp_path
     assert sorted(p.name for p in (tmp_path / "downloads" / "tiny").iterdir()) == names
 
 
+def test_descriptions_are_fetched_again_when_a_language_is_added(tmp_path: Path) -> None:
+    descriptions = Source("ddtp", "ddtp", packages=("descriptions",), registry="apt-descriptions")
+    first = Fetcher(tmp_path / "downloads", {}, ["de"])
+    (tmp_path / "Translation-de").write_text("text")
+    first.add(descriptions, "descriptions", "1", tmp_path / "Translation-de", "Translation-de", asked_for=["de"])
+    first.save()
+
+    assert Fetcher(tmp_path / "downloads", {}, ["de"]).has(descriptions, "descriptions")
+    assert not Fetcher(tmp_path / "downloads", {}, ["de", "sw"]).has(descriptions, "descriptions")
+
+
 @pytest.mark.parametrize(("content", "message"), [(b"\xff", "must be UTF-8"), (b"a\nb 1 0\n", "'b 1 0' has 1 fields")])
 def test_unreadable_record_of_versions_is_an_error_that_names_it(tmp_path: Path, content: bytes, message: str) -> None:
     made = recipe(tmp_path)

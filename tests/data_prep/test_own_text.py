@@ -120,6 +120,37 @@ def test_table_of_any_form_is_read(tmp_path: Path, form: str) -> None:
         assert rows == [[s, other(s, language), "own"] for s in ENGLISH]
 
 
+def test_the_first_pair_of_a_table_without_header_may_be_two_short_words(tmp_path: Path) -> None:
+    rows = ["en\tde\tyes\tja"] + [f"en\tde\t{s}\t{other(s, 'de')}" for s in ENGLISH]
+
+    stats = take_in(write_lines(tmp_path / "mine.tsv", rows), tmp_path / "own", None)
+
+    assert stats["counts"] == {"kept": 1 + len(ENGLISH)}
+    # With a column for each language, whose first line looks like two codes.
+    rows = ["en\tde\tru\tuk", "ok\tok\tок\tок"]
+    assert take_in(write_lines(tmp_path / "columns.tsv", rows), tmp_path / "columns", None)["counts"] == {"kept": 3}
+
+
+def test_files_with_other_names_are_named_and_not_read(tmp_path: Path, folder: Path) -> None:
+    for name in ("dev.en-de.en", "train.en-it.it.gz", "notes.txt"):
+        (folder / name).write_text("a line\n")
+
+    result = run_step("own_text", "--input", folder, "--output", tmp_path / "own")
+
+    assert result.returncode == 0, result
+    ignored = "not read, since their names are not <train|valid|test>.xx-yy.xx: dev.en-de.en, train.en-it.it.gz"
+    assert f"own_text: {ignored}" in result.stdout.splitlines()
+
+
+def test_the_folder_may_be_the_one_that_the_command_is_run_in(tmp_path: Path, folder: Path) -> None:
+    options = ["--data", tmp_path / "data", "--vocab-size", 400, "--held-out-rule", "exact"]
+
+    result = run_step("run", "--input", ".", *options, cwd=folder)
+
+    assert result.returncode == 0, result
+    check_data(tmp_path / "data" / "mine" / "default", ["en", "de", "fr"])
+
+
 def test_table_becomes_data_to_train_on(tmp_path: Path) -> None:
     table = write_lines(tmp_path / "mine.tsv", ["de\ten"] + [f"{other(s, 'de')}\t{s}" for s in ENGLISH])
 

@@ -117,6 +117,11 @@ def test_recipe_can_extend_another_and_share_its_downloads(tmp_path: Path) -> No
         ("extends: software50\nsources: {s: mo}", "source s must hold keys and values, but is 'mo'"),
         ("extends: software50\ncorpora: {c: sample}", "corpus c must be a list .*, but is 'sample'"),
         ("extends: software50\ncleaning: a\npresets: {a: {corpus: sample, vocab_size: 1}}", "cleaning must hold keys"),
+        ("extends: software50\nevalset: software50\npresets: {}", "unknown key 'evalset'; known are cleaning, corpora"),
+        ("extends: software50\ncleaning: {placeholder: keep}\npresets: {a: {corpus: sample, vocab_size: 1}}",
+         "cleaning: unknown key 'placeholder'; known are placeholders"),
+        ("extends: software50\ncleaning: {placeholders: kept}\npresets: {a: {corpus: sample, vocab_size: 1}}",
+         "placeholders must be drop or keep, but is 'kept'"),
         ("extends: software50 # \udcff", "data.yaml: must be UTF-8 text, but its byte 22 is not"),
     ],
 )  # fmt: skip
@@ -145,16 +150,17 @@ def test_mistakes_in_a_table_of_languages_are_named(tmp_path: Path, content: byt
         load_recipe(str(tmp_path / "data.yaml"))
 
 
-def test_users_own_evaluation_sets_are_kept_out_of_training_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["--recipe software50 --preset sample", "--input ."])
+def test_users_own_evaluation_sets_are_kept_out_of_training_too(tmp_path: Path, text: str) -> None:
     def split_command() -> str:
-        command = ["--recipe", "software50", "--preset", "sample", "--data", tmp_path, "--dry-run"]
+        command = [*text.split(), "--data", tmp_path, "--dry-run"]
         (line,) = [line for line in run_step("run", *command).stdout.splitlines() if "data_prep.split" in line]
         return line
 
     own = tmp_path / "evalsets" / "own"
     assert str(own) not in split_command()
     own.mkdir(parents=True)
-    assert f"--evalsets {tmp_path}/evalsets/software50" in split_command()
+    assert ("--recipe" in text) == (f"--evalsets {tmp_path}/evalsets/software50" in split_command())
     assert f"--evalsets {own}" in split_command()
 
 

@@ -166,6 +166,13 @@ def test_test_files_are_written_in_the_order_of_the_trained_pair(
     assert stats["counts"]["test"] == 1
 
 
+def test_a_set_without_a_file_of_its_name_is_refused(tmp_path: Path, unique: Path) -> None:
+    write_lines(tmp_path / "devset" / "valid.en-de.en", ["a line"])
+
+    with pytest.raises(DataError, match=r"devset: no files devset.<language> or devset.<pair>.<language> in it"):
+        split(unique, tmp_path / "text", ["en-de"], SplitOptions(valid=tmp_path / "devset"), 1)
+
+
 def test_test_files_in_both_orders_are_refused(tmp_path: Path, unique: Path) -> None:
     for name in ("en-de", "de-en"):
         for language in ("en", "de"):

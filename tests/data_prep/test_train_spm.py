@@ -42,7 +42,7 @@ def test_model_spells_unseen_characters_in_bytes_and_loses_nothing(prepared_samp
     assert model.get_piece_size() == 5000
 
 
-def test_model_normalises_as_cleaning_does(prepared_sample: Path) -> None:
+def test_model_normalises_characters_of_the_table_as_cleaning_does(prepared_sample: Path) -> None:
     model = sentencepiece.SentencePieceProcessor(
         model_file=str(prepared_sample / "software50" / "sample" / "spm" / "spm.model")
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,16 @@ def test_each_line_has_its_own_translation_and_empty_lines_stay_empty(translator
     assert [translation.text == "" for translation in found] == [True, False, True, False, True, True]
     assert found[1] == translator.translate_window([MIXED[2]], "en", "de")[0]
     assert found[3] == translator.translate_window([MIXED[0]], "en", "de")[0]
+
+
+def test_characters_typed_in_two_parts_are_those_of_the_training_text(translator: Translator) -> None:
+    whole = "Größe: é ए़ 한국어"
+    in_parts = unicodedata.normalize("NFD", whole)
+    assert in_parts != unicodedata.normalize("NFC", whole)
+
+    translated = [list(translator.translate([text], "de", "en")) for text in (whole, in_parts)]
+
+    assert translated[0] == translated[1]
 
 
 def test_endless_input_is_translated_window_by_window(translator: Translator) -> None:

@@ -134,9 +134,43 @@ def test_checkpointed_activations_keep_the_gradient_of_the_balance_loss() -> Non
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
+@pytest.mark.parametrize("experts", [0, 4])
+def test_activations_are_computed_again_in_the_type_of_the_first_time(experts: int) -> None:
+    model = tiny_model(moe_experts=experts, checkpoint_activations=True).train()
+    types = []
+    model.encoder.layers[0].fc1.register_forward_hook(lambda module, inputs, output: types.append(output.dtype))
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, _ = model(**batch(SOURCES, TARGETS))
+    output.float().square().sum().backward()
+
+    assert types == [torch.bfloat16] * 2
+
+
+def test_activations_that_are_computed_again_are_let_go_of_after_the_backward_pass() -> None:
+    model = tiny_model(moe_experts=4, checkpoint_activations=True, dropout=0.1).train()
+    output, extra = model(**batch(SOURCES, TARGETS))
+    (output.float().square().sum() + sum(s.entropy_sum for s in extra["routing_statistics"].values())).backward()
+
+    for side in (model.encoder, model.decoder):
+        assert not side.routing_state.take_statistics()
+
+
+def test_a_decoder_that_routes_by_sentence_refuses_to_go_by_its_own_tokens() -> None:
+    model = moe("sentence")
+    sample = batch(SOURCES, TARGETS)
+    targets = sample.pop("prev_output_tokens")
+    encoder_out = model.encoder(**sample)
+    del encoder_out["sentence_state"]
+
+    with pytest.raises(ValueError, match="needs encoder_out"):
+        model.decoder(targets, encoder_out)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
+        ({"activation_dropout": 1.0}, r"--activation-dropout must be in \[0, 1\), but is 1\.0"),
         ({"moe_top_k": 5}, r"--moe-top-k must be between 1 and --moe-experts \(4\), but is 5"),
         ({"moe_freq": 3}, r"--moe-freq must not exceed --encoder-layers \(2\), but is 3"),
         ({"encoder_routing": "dense", "decoder_routing": "dense"}, "both 'dense'"),

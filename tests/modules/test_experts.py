@@ -108,6 +108,15 @@ def test_grouped_product_computes_the_same_with_every_activation(activation: str
         torch.testing.assert_close(mine, its)
 
 
+def test_the_gradient_of_a_bias_is_not_added_up_in_bfloat16() -> None:
+    experts = Experts(2, 8, 16, activation="gelu")
+    y_RD = experts(torch.randn(1000, 8).bfloat16(), torch.tensor([1000, 0]))
+    y_RD.backward(torch.ones_like(y_RD))
+
+    assert experts.bias_2.grad is not None
+    torch.testing.assert_close(experts.bias_2.grad, torch.tensor([[1000.0] * 8, [0.0] * 8]))
+
+
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_dropout_drops_hidden_states_in_training_only_and_keeps_their_mean(activation: str) -> None:
     experts = Experts(1, 4, 20000, activation=activation, dropout=0.25)

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -54,11 +53,13 @@ def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
 
 
-@pytest.mark.parametrize(("recipe", "routing"), list(zip(RECIPES, cycle(["dense", "sentence", "task", "token_task"]))))
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_runs_two_updates(
-    recipe: str, routing: str, sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recipe: str, sample_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides = [f"model={routing}", *TINY, f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}"]
+    # The other recipes with routings that none of them has by itself, zcode50 and demo with their own.
+    routing = {"own_data": ["model=dense"], "software50": ["model=sentence"], "software6": ["model=task"]}
+    overrides = [*routing.get(recipe, []), *TINY, f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}"]
 
     assert main(["train", recipe, *overrides, "--dry-run"]) == 0
     assert not list(tmp_path.iterdir())  # nothing was started

@@ -51,10 +51,22 @@ def test_routings_differ_in_nothing_but_the_routing(routing: str, expected: tupl
 
 
 def test_runs_of_different_choices_do_not_share_a_folder() -> None:
-    choices = [["model=token"], ["model=dense"], ["preset=full"], ["preset=full", "model=dense"]]
+    choices = [["model=token"], ["model=dense"], ["preset=full"], ["preset=full", "model=dense"], ["run=gpu"]]
     folders = [compose(RECIPES / "software50", overrides).checkpoint.save_dir for overrides in choices]
 
     assert len(set(folders)) == len(choices)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "run"), [(path.parents[1].name, path.stem) for path in sorted(RECIPES.glob("*/run/*.yaml"))]
+)
+def test_make_finds_the_folder_of_every_run(recipe: str, run: str) -> None:
+    save_dir = compose(RECIPES / recipe, [f"run={run}", "model=token"]).checkpoint.save_dir
+    words = ["make", "evaluate", f"RECIPE={recipe}", f"RUN={run}", "ROUTING=token", "DRY=1"]
+
+    printed = subprocess.run(words, cwd=RECIPES.parent, check=True, capture_output=True, text=True).stdout
+
+    assert printed.split()[-2:] == ["evaluate", save_dir]
 
 
 def test_a_valid_key_need_not_be_in_the_files() -> None:

@@ -92,11 +92,15 @@ def test_every_routing_ends_with_the_weights_of_one_process(
     assert_same_weights(tmp_path / "checkpoint_last.pt", reference(routing, 1))
 
 
-@pytest.mark.parametrize("routing", ["token", "sentence"])
-def test_the_same_tokens_are_dropped(routing: str, reference, toy_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("routing", "options"), [("token", [EXPERTS, "2"]), ("sentence", [EXPERTS, "2"]), ("token", [])]
+)
+def test_the_same_tokens_are_dropped(
+    routing: str, options: list[str], reference, toy_data: Path, tmp_path: Path
+) -> None:
     capacity = ["--moe-capacity-factor", "1.0", "--moe-drop-policy", "probability"]
     together = train_together(
-        2, toy_data, tmp_path, *ROUTINGS[routing], *OPTIONS, *batch_options(2, 1), EXPERTS, "2", *capacity
+        2, toy_data, tmp_path, *ROUTINGS[routing], *OPTIONS, *batch_options(2, 1), *options, *capacity
     )
     assert float(records(together, "train_inner")[0]["moe_dropped"]) > 1
     assert_same_weights(tmp_path / "checkpoint_last.pt", reference(routing, 1, *capacity))
