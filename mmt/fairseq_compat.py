@@ -32,7 +32,7 @@ from mmt.distributed import rendezvous
 from mmt.distributed.background import do_or_put_off, wait_at_most
 from mmt.distributed.checkpoint import fill_in, why_unreadable
 from mmt.errors import CheckpointDamaged, UserError
-from mmt.files import sync
+from mmt.files import sync, why_not_written
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,10 @@ def _save_once_and_sync(original: Callable[..., None], state: Any, file: IO[byte
     third try that succeeds gives the final name to a file that nobody can read.
     """
     if isinstance(file, str):
-        original(state, file)  # opens the file and comes back here
+        try:
+            original(state, file)  # opens the file and comes back here
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"checkpoint {file} could not be written: {why_not_written(error)}") from error
         return
     torch.save(state, file)
     file.flush()
@@ -209,14 +212,17 @@ def _checkpointed_with_autocast(
 
 
 def _parse_args_without_traps(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Undo ``args.tpu = True``, which fairseq sets for every ``--bf16`` run, do what ``--save-async`` asks for
-    ourselves, and refuse flags whose engine is dead.
+    """Undo ``args.tpu = True``, which fairseq sets for every ``--bf16`` run, keep ``--cpu`` away from NCCL, do what
+    ``--save-async`` asks for ourselves, and refuse flags whose engine is dead.
     """
     parsed = original(*args, **kwargs)
     namespace = parsed[0] if isinstance(parsed, tuple) else parsed
     asked_for_tpu = "--tpu" in (kwargs.get("input_args") or sys.argv)
     if getattr(namespace, "bf16", False) and not asked_for_tpu:
         namespace.tpu = False
+    if getattr(namespace, "cpu", False):
+        # For several processes on a machine that has GPUs.
+        namespace.distributed_backend, namespace.ddp_backend = "gloo", "legacy_ddp"
     if getattr(namespace, "write_checkpoints_asynchronously", False):
         # fairseq gives up without iopath and, with it, writes no checkpoint_last.pt.
         namespace.write_checkpoints_asynchronously, namespace.save_in_background = False, True
@@ -257,6 +263,8 @@ def _infer_torchrun_on_any_device(original: Callable[..., Any], cfg: Any) -> Non
     """Start under ``torchrun`` on machines without CUDA too, where fairseq divides by ``cuda.device_count() == 0``."""
     if torch.cuda.is_available():
         original(cfg)
+        # fairseq assumes that neighbouring ranks share a node.
+        cfg.device_id = int(os.environ.get("LOCAL_RANK", cfg.device_id)) % torch.cuda.device_count()
         return
     cfg.distributed_init_method = "env://"
     cfg.distributed_world_size = int(os.environ["WORLD_SIZE"])

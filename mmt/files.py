@@ -28,6 +28,16 @@ def sync_and_replace(temporary: Path, final: Path) -> None:
     os.replace(temporary, final)
 
 
+def why_not_written(error: BaseException) -> str:
+    """Return in a few words why a file could not be written: torch hides a full disk behind an error of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).partition("\n")[0]
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path``, as a whole or not at all."""
     try:

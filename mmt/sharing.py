@@ -38,18 +38,29 @@ def first_process_first() -> Iterator[None]:
         return
     try:
         dist.init_process_group("gloo", timeout=START_TIMEOUT)
+    except ValueError as error:  # where the others are is not said
+        raise UserError(f"WORLD_SIZE is {world_size}, but {error}") from error
+    except RuntimeError as error:  # of torch.distributed
+        if rank > 0:
+            raise UserError("the processes that share this work have not met, see their messages") from error
+    try:
         if rank == 0:
             yield
-        dist.barrier()
-    except RuntimeError as error:  # of torch.distributed
-        if rank == 0:
-            raise
-        raise UserError("the first of the processes that share this work has ended, see its message") from error
+        if dist.is_initialized():
+            _wait_for_the_first(rank)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
     if rank > 0:
         yield
+
+
+def _wait_for_the_first(rank: int) -> None:
+    try:
+        dist.barrier()
+    except RuntimeError as error:  # of torch.distributed
+        if rank > 0:  # the first one needs nobody
+            raise UserError("the first of the processes that share this work has ended, see its message") from error
 
 
 class Claims:

@@ -36,7 +36,7 @@ class MoETrainer(SavingTrainer):
     * A training goes on with another number of processes where it stopped in the data.
     * ``--patience`` counts on where a resumed training stopped counting.
     * A training whose last checkpoint is damaged says so, and goes on from the newest one that is not.
-    * A finished training that is started again ends at once, and leaves its checkpoints as they are.
+    * A training that has all of its ``--max-update`` ends at once, and leaves its checkpoints as they are.
     """
 
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
@@ -159,18 +159,26 @@ class MoETrainer(SavingTrainer):
             raise
 
     def _share_data_anew(self, extra_state: dict[str, Any]) -> None:
-        """Find the place in the data again with another number of processes: fairseq counts batches per process."""
-        before, now = extra_state.get("data_parallel_world_size"), self.data_parallel_world_size
+        """Find the place in the data again, with another number of processes or another ``--update-freq``.
+
+        fairseq counts micro-batches per process, and begins an epoch anew if it goes on amid those of an update.
+        """
         position = extra_state.get("train_iterator") or {}  # a published model has none
-        if before in (None, now) or not position.get("iterations_in_epoch"):
+        if not position.get("iterations_in_epoch"):
             return
+        now = self.data_parallel_world_size
+        before = extra_state.get("data_parallel_world_size") or now
         seen = position["iterations_in_epoch"] * before
-        position["iterations_in_epoch"] = seen // now
-        logger.info("going on after %d batches of the epoch with %d processes in place of %d", seen, now, before)
-        if seen % now:
+        by_epoch = self.cfg.optimization.update_freq
+        of_an_update = by_epoch[min(position.get("epoch", 1), len(by_epoch)) - 1]
+        position["iterations_in_epoch"] = seen // now // of_an_update * of_an_update
+        if before != now:
+            logger.info("going on after %d batches of the epoch with %d processes in place of %d", seen, now, before)
+        if again := seen - position["iterations_in_epoch"] * now:
             logger.warning(
-                "%d batches are not a multiple of %d processes: the last %d are seen again", seen, now, seen % now
-            )
+                "%d batches are not a multiple of %d processes x --update-freq %d: the last %d are seen again",
+                seen, now, of_an_update, again,
+            )  # fmt: skip
 
 
 def _is_not_finite(gradient: torch.Tensor | None) -> bool:

@@ -10,7 +10,7 @@ from mmt.planning.cluster import GIB, Cluster, names, read_cluster
 from mmt.planning.from_recipe import Subject, from_architecture, from_recipe, own_layout
 from mmt.planning.largest import more_experts, wider
 from mmt.planning.plan import judge, plans
-from mmt.planning.scaling import draw_scaling, scale, scaling_table
+from mmt.planning.scaling import check_plot, draw_scaling, scale, scaling_table
 from mmt.planning.show import cluster_line, largest_table, memory_table, reasons, time_table
 
 HELP = "plan a training: which meshes fit a cluster, memory, time, the largest model"
@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, option)
         if value is not None and value < 1:
             raise UserError(f"--{option.replace('_', '-')} must be 1 or more, but is {value}")
+    if args.scaling is not None:
+        check_plot(args.scaling)
     cluster = read_cluster(args.cluster)
     if args.recipe is not None:
         subject = from_recipe(args.recipe, args.overrides, args.vocabulary)

@@ -6,6 +6,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 
+import torch
+
 logger = logging.getLogger(__name__)
 
 Step = Callable[[], object]
@@ -45,14 +47,17 @@ class Background:
         finally:
             _collected.reset(token)
         assert self._thread is None
+        device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
         # Not waited for by Python's own end, which would hide its failure.
-        self._thread = threading.Thread(target=self._run, args=(steps,), name="saving", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(steps, device), name="saving", daemon=True)
         self._thread.start()
         global _under_way
         _under_way = self._thread
 
-    def _run(self, steps: list[Step]) -> None:
+    def _run(self, steps: list[Step], device: int | None) -> None:
         try:
+            if device is not None:
+                torch.cuda.set_device(device)  # a thread begins with the first GPU, whose memory it would take
             for step in steps:
                 step()
         except Exception as error:  # raised again where it can be dealt with

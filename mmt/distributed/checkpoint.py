@@ -9,6 +9,7 @@ import contextvars
 import logging
 import pickle
 import secrets
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def _broadcast(order: tuple[str, str] | None) -> tuple[str, str]:
 
 def _head(path: Path) -> State:
     """Return what is in a checkpoint, but for the numbers in its tensors."""
-    return torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    is_zip = zipfile.is_zipfile(path)  # not before torch 1.6
+    return torch.load(path, map_location="meta", weights_only=True, mmap=is_zip)
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
@@ -137,10 +139,11 @@ def identity(path: Path) -> str | None:
 def newest_first(save_dir: Path) -> list[Path]:
     """List the checkpoints in a folder that a training can go on from, those with the most updates first."""
     updates = {}
-    for path in save_dir.glob("*.pt"):
-        with contextlib.suppress(Exception):  # a file of someone else's, or damaged
+    for path in save_dir.glob("checkpoint*.pt"):
+        with contextlib.suppress(Exception):  # damaged
             head = _head(path)
-            if "train_iterator" in head["extra_state"]:  # which a crash.pt has not
+            # A crash.pt, or a published model, has not both.
+            if "train_iterator" in head["extra_state"] and head["last_optimizer_state"] is not None:
                 updates[path] = head["optimizer_history"][-1]["num_updates"]
     return sorted(updates, key=lambda path: (-updates[path], path.name))
 
@@ -153,7 +156,7 @@ def remove_unused_shards(save_dir: Path) -> None:
     if not any(save_dir.glob(f"{PREFIX}*")):
         return
     used: set[str | None] = set()
-    for path in save_dir.glob("*.pt"):
+    for path in filter(Path.exists, save_dir.glob("*.pt")):  # not what a link that leads nowhere names
         try:
             used.add(_head(path).get(FOLDER))
         except Exception as error:
@@ -233,10 +236,11 @@ def read_training(path: Path, state: State, names: list[str]) -> State:
     numbers = {name: number for number, name in enumerate(names)}
     by_number: dict[int, State] = {}
     for name, values in state[OPTIMIZER_REST].items():
-        by_number.setdefault(numbers[name], {}).update(values)
+        if name in numbers:  # that the model is another one is said when its weights are loaded
+            by_number.setdefault(numbers[name], {}).update(values)
     for key, tensor in tensors.items():
-        if key.startswith("optimizer."):
-            name, _, kind = key.removeprefix("optimizer.").rpartition(".")
+        name, _, kind = key.removeprefix("optimizer.").rpartition(".")
+        if key.startswith("optimizer.") and name in numbers:
             by_number.setdefault(numbers[name], {})[kind] = tensor
     if state.get("last_optimizer_state") is not None:
         state["last_optimizer_state"]["state"] = by_number

@@ -19,8 +19,10 @@ def split_model(model: Any, mesh: DeviceMesh) -> None:
     """Split all but the experts of a transformer, in place.
 
     Raises:
-        UserError: if heads or hidden units cannot be split evenly.
+        UserError: if heads or hidden units cannot be split evenly, or the softmax is not one product.
     """
+    if model.decoder.adaptive_softmax is not None:
+        raise UserError("--adaptive-softmax-cutoff does not go with --tensor-parallel-size: leave it out")
     for side, half in (("encoder", model.encoder), ("decoder", model.decoder)):
         for layer in half.layers:
             for attention in (layer.self_attn, getattr(layer, "encoder_attn", None)):

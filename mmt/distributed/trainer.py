@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 # Unless --heartbeat-timeout says otherwise: longer than any batch, or the saving of a checkpoint, should take.
 DEFAULT_TIMEOUT_SECONDS = 600
+WHOLE_TENSOR_OPTIMIZERS = ("adafactor", "lamb")
 
 
 class ParallelTrainer(Trainer):
@@ -83,6 +84,17 @@ class ParallelTrainer(Trainer):
                 raise UserError(
                     f"--{option.replace('_', '-')} does not go with --expert-parallel-size, --tensor-parallel-size and "
                     "--zero on several processes: use --bf16"
+                )
+        if cfg.optimizer._name in WHOLE_TENSOR_OPTIMIZERS:
+            raise UserError(
+                f"--optimizer {cfg.optimizer._name} looks at whole matrices, of which a process has parts with "
+                "--expert-parallel-size, --tensor-parallel-size and --zero: use adam or fused_adam"
+            )
+        for section, option in (("ema", "store_ema"), ("optimization", "use_bmuf")):
+            if cfg[section][option]:
+                raise UserError(
+                    f"--{option.replace('_', '-')} does not go with --expert-parallel-size, --tensor-parallel-size and "
+                    "--zero on several processes"
                 )
         if self.zero and shape.shards * shape.experts == 1 and not offload:
             raise UserError(
@@ -161,9 +173,7 @@ class ParallelTrainer(Trainer):
         return clip_gradient_norm(self._parallel.gradients_by_copies(), clip_norm, self.device)
 
     def train_step(self, samples: list[Any], raise_oom: bool = False) -> Any:
-        # fairseq skips a batch without enough memory, but the routing losses of the other processes wait for it.
-        raise_oom = raise_oom or self.data_parallel_world_size > 1
-        logging_output = super().train_step(samples, raise_oom)
+        logging_output = super().train_step(samples, raise_oom or self._others_wait)
         if self.peers is not None:
             self.peers.get_on()
         self._stop_if_asked()
@@ -172,7 +182,12 @@ class ParallelTrainer(Trainer):
     def valid_step(self, sample: Any, raise_oom: bool = False) -> Any:
         if self.peers is not None:
             self.peers.get_on()
-        return super().valid_step(sample, raise_oom)
+        return super().valid_step(sample, raise_oom or self._others_wait)
+
+    @property
+    def _others_wait(self) -> bool:
+        """Whether other processes wait for this one in each batch, which fairseq would skip for want of memory."""
+        return self.cfg.distributed_training.distributed_world_size > 1
 
     def _stop_if_asked(self) -> None:
         """If a signal has come to any process, let this update be the last, and be saved without a validation."""

@@ -151,10 +151,10 @@ class ResultsFolder:
         test_set, direction = record["test_set"], record["direction"]
         write_text(self.hypotheses_path(test_set, direction), "".join(f"{line}\n" for line in hypotheses))
         with locked(self.path / SCORES):
-            self.read_again()
+            self.records, intact = _read_scores(self.path)
             again = (test_set, direction) in self.records  # its hypotheses were lost
             self.records[test_set, direction] = record
-            if again:
+            if again or not intact:  # after a line that another process could not finish
                 write_text(self.path / SCORES, "".join(map(_line, self.records.values())))
                 return
             with (self.path / SCORES).open("a", encoding="utf-8") as file:

@@ -6,6 +6,7 @@ made. A dispatch module turns a ``Routing`` of real tokens into a ``Dispatch``.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,11 @@ class CapacityDispatch(nn.Module):
         self.capacity_factor = capacity_factor
         self.drop_policy = drop_policy
         self.group: ProcessGroup | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CapacityDispatch":
+        copied = type(self)(self.capacity_factor, self.drop_policy)
+        copied.group = self.group  # there is no copying it
+        return copied.train(self.training)
 
     def capacity(self, num_routes: int, num_experts: int) -> int:
         """Return how many of ``num_routes`` = T * K routes one expert takes."""

@@ -79,7 +79,10 @@ def read_cluster(name: str) -> Cluster:
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
         raise UserError(f"--cluster {name}: no such file, nor one of {', '.join(names())}")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--cluster {path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"--cluster {path}: must be a list of names and values")
     values.setdefault("name", path.stem)
@@ -92,7 +95,10 @@ def read_cluster(name: str) -> Cluster:
             raise UserError(f"--cluster {path}: {key} is missing")
         if key in ("name", "note"):
             continue
-        is_zero_allowed = key == "reserved_gib"
-        if not (isinstance(values[key], (int, float)) and (values[key] > 0 or is_zero_allowed)):
-            raise UserError(f"--cluster {path}: {key} must be a number above 0, but is {values[key]!r}")
+        kind, least = ("whole number", 1) if key in ("nodes", "gpus_per_node") else ("number above 0", 1e-9)
+        if key == "reserved_gib":
+            kind, least = "number from 0 on", 0
+        types = int if kind == "whole number" else (int, float)
+        if isinstance(values[key], bool) or not isinstance(values[key], types) or not values[key] >= least:
+            raise UserError(f"--cluster {path}: {key} must be a {kind}, but is {values[key]!r}")
     return Cluster(**values)

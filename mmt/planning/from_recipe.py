@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mmt.distributed.mesh import choose_shape
 from mmt.errors import UserError
@@ -55,7 +57,11 @@ def from_architecture(name: str, overrides: Sequence[str], vocabulary: int | Non
         option = key.removeprefix("model.")
         if not equals or option == key or option not in known:
             raise UserError(f"{override!r}: with --arch, options are model.KEY=VALUE, as in model.moe_experts=128")
-        values[option] = yaml.safe_load(value)
+        try:
+            values[option] = yaml.safe_load(value)
+            OmegaConf.merge(OmegaConf.structured(MoETransformerConfig), {option: values[option]})
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{override!r}: {str(error).splitlines()[0]}") from error
     model = plan_model(MoETransformerConfig(**values), vocabulary or DEFAULT_VOCABULARY, DEFAULT_LANGUAGES)
     return Subject(name, model, DEFAULT_TOKENS, 1, bf16=True)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from tabulate import tabulate
@@ -13,6 +14,7 @@ from mmt.planning.model import PlannedModel
 from mmt.planning.plan import Plan, plans
 
 MOST_GPUS = 4096
+PLOTS = (".svg", ".png", ".pdf")
 
 
 def scale(
@@ -46,16 +48,26 @@ def scaling_table(found: dict[int, Plan | None]) -> str:
     return tabulate(rows, header, disable_numparse=True, stralign="right")
 
 
+def check_plot(path: Path) -> None:
+    """Look, before the work, whether a plot can be drawn.
+
+    Raises:
+        UserError: if matplotlib is not installed, or the file's ending is none of its.
+    """
+    if find_spec("matplotlib") is None:
+        raise UserError("--scaling needs matplotlib for its plot: pip install -e '.[report]'")
+    if path.suffix not in PLOTS:
+        raise UserError(f"--scaling {path}: must end in {' or '.join(PLOTS)}")
+
+
 def draw_scaling(found: dict[int, Plan | None], path: Path) -> None:
     """Draw words per second over GPUs, beside a straight line.
 
     Raises:
-        UserError: if matplotlib is not installed.
+        UserError: if there is nothing to draw.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError("--scaling needs matplotlib for its plot: pip install -e '.[report]'") from error
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -1,5 +1,6 @@
 """One file out of a checkpoint with shards, to copy, to publish or to translate with."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mmt.distributed.checkpoint import ALIASES, FOLDER, OPTIMIZER_REST
 from mmt.errors import UserError
-from mmt.files import partial_path, sync_and_replace
+from mmt.files import partial_path, sync_and_replace, why_not_written
 
 FORMATS = (".pt", ".safetensors")
 # What resuming needs and translating does not.
@@ -48,6 +49,9 @@ def consolidate(checkpoint: Path, output: Path) -> int:
         else:
             _save_safetensors(state, partial)
         sync_and_replace(partial, output)
+    except RuntimeError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(errno.EIO, why_not_written(error), str(output)) from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -299,6 +299,17 @@ def test_what_a_killed_process_had_begun_is_done_by_another(tiny: Path, tmp_path
     assert {line["direction"] for line in records(tmp_path)} == {"en-de", "en-ru", "de-en", "ru-en"}
 
 
+def test_processes_that_are_not_told_where_to_meet_are_one_line(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+
+    line = mmt("evaluate", tiny / "run", "--output", tmp_path, "--no-baselines", *QUICK).error_line()
+
+    assert line.startswith("mmt: error: WORLD_SIZE is 2, but ") and "MASTER_ADDR" in line
+
+
 def test_if_the_first_process_cannot_begin_the_others_end(tiny: Path, tmp_path: Path) -> None:
     mmt("evaluate", tiny / "run", "--output", tmp_path, "--no-baselines", "--max-segments", "2", *QUICK)
     options = ["--no-baselines", "--max-segments", "1", *QUICK]

@@ -60,7 +60,28 @@ def test_scaling_is_a_table_and_a_plot(tmp_path: Path) -> None:
         ([*ZCODE, "--cluster", "t4", "moe_experts=2"], "'moe_experts=2': with --arch, options are model.KEY=VALUE"),
         ([*ZCODE, "--cluster", "t4", "model.moe_top_k=99"], "--moe-top-k must be between 1 and --moe-experts (64)"),
         ([*ZCODE, "--cluster", "t4", "--largest", "model.moe_experts=0"], "--largest grows the experts"),
+        ([*ZCODE, "--cluster", "t4", "model.moe_experts=many"], "'model.moe_experts=many': Value 'many'"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_option(arguments: list[str], message: str) -> None:
     assert message in mmt(*arguments).error_line()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("nodes: 1.5", "nodes must be a whole number, but is 1.5"),
+        ("nodes: 0", "nodes must be a whole number, but is 0"),
+        ("efficiency: 0", "efficiency must be a number above 0, but is 0"),
+        ("reserved_gib: -3", "reserved_gib must be a number from 0 on, but is -3"),
+        ("nodes: [", "not YAML: while parsing"),
+    ],
+)
+def test_a_mistake_in_a_cluster_is_one_line_that_names_the_file(line: str, message: str, tmp_path: Path) -> None:
+    text = (REPOSITORY / "mmt/planning/clusters/t4.yaml").read_text(encoding="utf-8")
+    key = line.partition(":")[0]
+    (tmp_path / "mine.yaml").write_text(re.sub(rf"^{key}: .*$", line, text, flags=re.MULTILINE), encoding="utf-8")
+
+    error_line = mmt(*ZCODE, "--cluster", tmp_path / "mine.yaml").error_line()
+
+    assert error_line.startswith(f"mmt: error: --cluster {tmp_path / 'mine.yaml'}: {message}")

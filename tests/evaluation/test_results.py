@@ -49,6 +49,17 @@ def test_finished_directions_are_known_after_reopening(results: Path) -> None:
     assert (results / "hypotheses" / "test.en-de.de").is_file()
 
 
+def test_a_line_that_another_process_could_not_finish_spoils_no_other(results: Path) -> None:
+    folder = open_results(results)
+    with (results / "scores.jsonl").open("a") as file:
+        file.write('{"test_set": "te')
+
+    folder.add(record("en-ru"), HYPOTHESES)
+    folder.close()
+
+    assert [direction for _, direction in open_results(results).records] == ["en-de", "de-en", "en-ru"]
+
+
 def test_a_line_that_a_kill_cut_off_does_not_count(results: Path) -> None:
     scores = results / "scores.jsonl"
     whole = scores.read_text()

@@ -57,7 +57,9 @@ class SavedBytes:
 
 
 def _bytes(tensors: Any) -> int:
-    return sum(own_part(tensor).numel() * tensor.element_size() for tensor in tensors)
+    """The memory that is held, each piece once: a part may be a view of the whole tensor."""
+    storages = {(storage := own_part(tensor).untyped_storage()).data_ptr(): storage.nbytes() for tensor in tensors}
+    return sum(storages.values())
 
 
 def sample(case: dict[str, Any], rank: int) -> dict[str, Any]:

@@ -38,8 +38,9 @@ def test_inf_in_an_expert_of_one_process_is_seen_by_all(options: list[str], toy_
     assert (tmp_path / "checkpoint_1_2.pt").exists()
 
 
-def test_a_process_without_memory_ends_all_and_is_named(toy_data: Path, tmp_path: Path) -> None:
-    code, errors, updates = train_with_fault(toy_data, tmp_path, "out of memory", "--expert-parallel-size", "2")
+@pytest.mark.parametrize("option", ["--expert-parallel-size", "--tensor-parallel-size"])
+def test_a_process_without_memory_ends_all_and_is_named(option: str, toy_data: Path, tmp_path: Path) -> None:
+    code, errors, updates = train_with_fault(toy_data, tmp_path, "out of memory", option, "2")
     assert code != 0
     assert updates == [1, 2, 3]
     assert "out of memory (planted)" in errors

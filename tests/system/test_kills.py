@@ -147,6 +147,23 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_is_said(
     assert [int(record["num_updates"]) for record in records(resumed, "train_inner")] == [4, 5, 6]
 
 
+def test_a_full_disk_ends_a_training_of_one_process_in_one_line(toy_data: Path, small_disk: Path) -> None:
+    options = [*ROUTINGS["token"], "--disable-validation"]
+    train(toy_data, small_disk / "run", *options, "--max-update", "2")
+    fill(small_disk)
+    full = run(train_command(toy_data, small_disk / "run", *options, "--max-update", "4"), timeout=120)
+    last = small_disk / "run" / "checkpoint_last.pt"
+    assert full.returncode == 2
+    message = rf"mmt: error: checkpoint {last.parent}/checkpoint\S*\.pt could not be written: No space left on device"
+    assert re.fullmatch(message, full.stderr.splitlines()[-1])
+    assert saved_updates(small_disk / "run") == 2
+
+    full = run(["mmt", "consolidate", last, "--output", small_disk / "model.pt"], timeout=120)
+    assert full.returncode == 1
+    assert full.stderr.splitlines() == [f"mmt: error: No space left on device: {small_disk / 'model.pt'}"]
+    assert not (small_disk / "model.pt").exists()
+
+
 def flip_a_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF

@@ -1,11 +1,13 @@
 """What the trainer adds to fairseq's, through the real command."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, records, run, train, train_command
+from mmt.trainer import MoETrainer
+from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, launcher, records, run, train, train_command
 from tests.toy_data import write_toy_data
 
 SHORT = [*ROUTINGS["token_task"], "--max-update", "3", "--disable-validation"]
@@ -76,3 +78,54 @@ def test_patience_goes_on_counting_where_the_training_stopped(toy_data: Path, tm
     train(toy_data, tmp_path, *options, "--max-update", "10")  # the best at 5, the first without improvement at 10
     resumed = train(toy_data, tmp_path, *options, "--max-update", "100")  # the second at 15, the third at 20
     assert int(records(resumed, "train_inner")[-1]["num_updates"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("place", "before", "now", "update_freq", "expected"),
+    [
+        (6, 2, 4, [1], 3),
+        (6, 2, 4, [2], 2),  # 12 batches are 3 for each process, which is amid an update
+        (5, 1, 1, [2], 4),  # --update-freq was another one
+        (6, 1, 1, [2], 6),
+        (6, None, 3, [4], 4),
+        (0, 2, 4, [2], 0),
+    ],
+)
+def test_a_training_goes_on_at_the_beginning_of_an_update(
+    place: int, before: int | None, now: int, update_freq: list[int], expected: int
+) -> None:
+    position = {"epoch": 3, "iterations_in_epoch": place}
+    trainer = SimpleNamespace(
+        data_parallel_world_size=now, cfg=SimpleNamespace(optimization=SimpleNamespace(update_freq=update_freq))
+    )
+
+    MoETrainer._share_data_anew(trainer, {"data_parallel_world_size": before, "train_iterator": position})
+
+    assert position["iterations_in_epoch"] == expected
+
+
+def test_an_epoch_that_is_gone_on_with_by_larger_updates_is_not_begun_again(toy_data: Path, tmp_path: Path) -> None:
+    options = [*ROUTINGS["dense"], "--disable-validation"]
+    train(toy_data, tmp_path, *options, "--max-update", "3")
+    resumed = train(toy_data, tmp_path, *options, "--max-epoch", "1", "--update-freq", "2")
+    assert "the last 1 are seen again" in resumed.stdout + resumed.stderr
+    epochs = [int(record["epoch"]) for record in records(resumed, "train")]
+    assert epochs == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--optimizer", "adafactor"], "--optimizer adafactor looks at whole matrices"),
+        (["--store-ema"], "--store-ema does not go with --expert-parallel-size"),
+    ],
+)
+def test_what_does_not_go_with_parts_of_a_model_is_refused(
+    options: list[str], message: str, toy_data: Path, tmp_path: Path
+) -> None:
+    command = train_command(toy_data, tmp_path, *SHORT, "--zero", "1", *options)
+    start = command.index("--adam-betas")  # which adafactor does not know
+    del command[start : start + 2]
+    refused = run([*launcher(2), *command], timeout=120)
+    assert refused.returncode != 0
+    assert f"mmt: error: {message}" in refused.stderr
