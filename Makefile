@@ -45,9 +45,10 @@ help:  ## show this text
 demo: venv  ## the main job in minutes: prepare the shipped text, train, score, translate
 	$(SHOW)scripts/demo.sh
 
-# Most tests wait for single-threaded commands; a worker needs up to 2 GB, and takes over from others when it is done.
+# Most tests wait for single-threaded commands, some for time to pass: hence one worker more than processors, four at most, since a worker
+# needs up to 2 GB. It takes over from others when it is done.
 test: venv  ## run all tests
-	$(SHOW)$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	$(SHOW)$(BIN)/python -m pytest --numprocesses $$((`nproc` < 4 ? `nproc` + 1 : 4)) --dist worksteal $(ARGS)
 
 checks: venv  ## style and types
 	$(SHOW)$(BIN)/python -m flake8 mmt data_prep scripts tests
