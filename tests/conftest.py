@@ -10,7 +10,7 @@ import pytest
 # Tests run tiny models: more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What was typed for `make test` is not meant for the `make` that a test runs.
-for name in ("MAKEFLAGS", "ARGS"):
+for name in ("MAKEFLAGS", "MAKELEVEL", "ARGS"):
     os.environ.pop(name, None)
 
 import torch  # noqa: E402
