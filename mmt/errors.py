@@ -4,9 +4,17 @@
 class UserError(ValueError):
     """A mistake in an option, a file or a language, described in one line that names it, the rule and the value found.
 
-    The commands print it without a traceback and exit with code 2.
+    The commands print it without a traceback and exit with ``exit_code``: 2, or 1 for a failure of the machine.
     """
+
+    exit_code = 2
 
 
 class CheckpointDamaged(UserError):
     """A checkpoint is not what was written, or not all of it is there."""
+
+
+class NotWritten(UserError):
+    """A checkpoint could not be written, for want of room or rights."""
+
+    exit_code = 1

@@ -31,7 +31,7 @@ from omegaconf import open_dict
 from mmt.distributed import rendezvous
 from mmt.distributed.background import do_or_put_off, wait_at_most
 from mmt.distributed.checkpoint import fill_in, why_unreadable
-from mmt.errors import CheckpointDamaged, UserError
+from mmt.errors import CheckpointDamaged, NotWritten, UserError
 from mmt.files import sync, why_not_written
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ def apply() -> None:
     _wrap(checkpoint_activations, "_checkpointed_forward", _checkpointed_with_autocast)
     _wrap(options, "parse_args_and_arch", _parse_args_without_traps)
     _wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_with_clear_errors)
+    _wrap(checkpoint_utils, "torch_persistent_save", _save_or_say_why)
     _wrap(checkpoint_utils, "_torch_persistent_save", _save_once_and_sync)
     _wrap(PathManager, "copy", _copy_at_once)
     _wrap(checkpoint_utils, "save_checkpoint", _save_with_all_processes)
@@ -128,6 +129,13 @@ def _load_checkpoint_with_clear_errors(original: Callable[..., Any], path: str, 
     return fill_in(Path(path), state)
 
 
+def _save_or_say_why(original: Callable[..., None], state: Any, filename: str, *args: Any, **kwargs: Any) -> None:
+    try:
+        original(state, filename, *args, **kwargs)
+    except (OSError, RuntimeError) as error:
+        raise NotWritten(f"checkpoint {filename} could not be written: {why_not_written(error)}") from error
+
+
 def _save_once_and_sync(original: Callable[..., None], state: Any, file: IO[bytes] | str) -> None:
     """Write a checkpoint once, and to the disk, before it gets its name.
 
@@ -135,10 +143,7 @@ def _save_once_and_sync(original: Callable[..., None], state: Any, file: IO[byte
     third try that succeeds gives the final name to a file that nobody can read.
     """
     if isinstance(file, str):
-        try:
-            original(state, file)  # opens the file and comes back here
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"checkpoint {file} could not be written: {why_not_written(error)}") from error
+        original(state, file)  # opens the file and comes back here
         return
     torch.save(state, file)
     file.flush()
@@ -289,7 +294,7 @@ def switched_off(section: Any, option: str) -> Iterator[None]:
 
 
 def install_one_line_errors() -> None:
-    """Show a ``UserError`` as one line on stderr with exit code 2 in fairseq's own commands, without a traceback."""
+    """Show a ``UserError`` as one line on stderr with its exit code in fairseq's own commands, without a traceback."""
     previous = sys.excepthook
     if hasattr(previous, "wrapped_by_mmt"):
         return
@@ -305,7 +310,7 @@ def install_one_line_errors() -> None:
         print(f"mmt: error: {error}", file=sys.__stderr__, flush=True)
         wait_at_most(SAVING_SECONDS)
         # An exception hook cannot choose the exit code otherwise; nothing is left to clean up at this point.
-        os._exit(2)
+        os._exit(error.exit_code)
 
     show.wrapped_by_mmt = True  # type: ignore[attr-defined]
     sys.excepthook = show

@@ -21,6 +21,10 @@ from tests.toy_data import write_toy_data  # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A binarized toy corpus: reversal (en-aa) and copying (en-bb), both directions."""

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from mmt.distributed.shards import CHECKSUMS, PARTIAL, together
-from mmt.errors import CheckpointDamaged, UserError
+from mmt.errors import CheckpointDamaged, NotWritten
 from mmt.files import sha256_of_file, sync, write_text
 
 # What DCP's .metadata is made of, beside torch's number types.
@@ -35,7 +35,7 @@ _OF_METADATA = {
 }
 
 
-class WritingFailed(UserError):
+class WritingFailed(NotWritten):
     """A checkpoint could not be written; raised on all processes."""
 
     is_known_to_all = True

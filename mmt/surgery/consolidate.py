@@ -1,6 +1,5 @@
 """One file out of a checkpoint with shards, to copy, to publish or to translate with."""
 
-import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,12 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mmt.distributed.checkpoint import ALIASES, FOLDER, OPTIMIZER_REST
-from mmt.errors import UserError
+from mmt.errors import NotWritten, UserError
 from mmt.files import partial_path, sync_and_replace, why_not_written
 
 FORMATS = (".pt", ".safetensors")
@@ -33,6 +33,7 @@ def consolidate(checkpoint: Path, output: Path) -> int:
 
     Raises:
         UserError: if the checkpoint cannot be read, or ``output`` exists or ends in something else.
+        NotWritten: if the disk is full.
     """
     if output.suffix not in FORMATS:
         raise UserError(f"--output {output}: must end in {' or '.join(FORMATS)}")
@@ -45,13 +46,14 @@ def consolidate(checkpoint: Path, output: Path) -> int:
     try:
         if output.suffix == ".pt":
             kept = {key: value for key, value in state.items() if key not in TRAINING_FIELDS}
-            torch.save({**kept, "cfg": _settings(state)}, partial)
+            with partial.open("wb") as file:  # given a path, torch would not say what went wrong
+                torch.save({**kept, "cfg": _settings(state)}, file)
         else:
             _save_safetensors(state, partial)
         sync_and_replace(partial, output)
-    except RuntimeError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise OSError(errno.EIO, why_not_written(error), str(output)) from error
+        raise NotWritten(f"--output {output} could not be written: {why_not_written(error)}") from error
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
