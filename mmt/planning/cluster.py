@@ -9,6 +9,7 @@ from mmt.errors import UserError
 
 FOLDER = Path(__file__).parent / "clusters"
 GIB = 2**30
+_KINDS = {"nodes": "whole number", "gpus_per_node": "whole number", "reserved_gib": "number from 0 on"}
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,9 @@ def read_cluster(name: str) -> Cluster:
             raise UserError(f"--cluster {path}: {key} is missing")
         if key in ("name", "note"):
             continue
-        kind, least = ("whole number", 1) if key in ("nodes", "gpus_per_node") else ("number above 0", 1e-9)
-        if key == "reserved_gib":
-            kind, least = "number from 0 on", 0
+        kind = _KINDS.get(key, "number above 0")
         types = int if kind == "whole number" else (int, float)
+        least = 0 if kind == "number from 0 on" else 1e-9
         if isinstance(values[key], bool) or not isinstance(values[key], types) or not values[key] >= least:
             raise UserError(f"--cluster {path}: {key} must be a {kind}, but is {values[key]!r}")
     return Cluster(**values)

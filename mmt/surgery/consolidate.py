@@ -52,11 +52,9 @@ def consolidate(checkpoint: Path, output: Path) -> int:
             _save_safetensors(state, partial)
         sync_and_replace(partial, output)
     except (OSError, RuntimeError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise NotWritten(f"--output {output} could not be written: {why_not_written(error)}") from error
-    except BaseException:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
     return sum(tensor.numel() for tensor in _distinct(state["model"])[0].values())
 
 
