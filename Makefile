@@ -8,17 +8,18 @@ SHELL := /bin/bash
 PYTHON  ?= python3
 TORCH   ?= torch==2.13.0
 RECIPE  ?= $(if $(INPUT),own_data,software50)
-PRESET  ?= $(shell sed -n 's/^  - preset: \([a-z0-9_]*\).*/\1/p' recipes/$(RECIPE)/train.yaml 2>/dev/null)
+PRESET  ?= $(call default,preset)
 ROUTING ?= token_task
-RUN     ?= $(DEFAULT_RUN)
+RUN     ?= $(call default,run)
 INPUT   ?=
 ARGS    ?=
 DRY     ?=
 
 VENV := .venv
 BIN  := $(VENV)/bin
-DEFAULT_RUN = $(shell sed -n 's/^  - run: \([a-z0-9_]*\).*/\1/p' recipes/$(RECIPE)/train.yaml 2>/dev/null)
-RUN_DIR = runs/$(RECIPE)/$(PRESET)/$(ROUTING)$(if $(filter-out $(DEFAULT_RUN),$(RUN)),-$(RUN))
+# What a recipe chooses itself.
+default = $(shell sed -n 's/^  - $(1): \([a-z0-9_]*\).*/\1/p' recipes/$(RECIPE)/train.yaml 2>/dev/null)
+RUN_DIR = runs/$(RECIPE)/$(PRESET)/$(ROUTING)$(if $(filter-out $(call default,run),$(RUN)),-$(RUN))
 # For commands without a dry run of their own.
 SHOW := $(if $(DRY),@echo ,)
 

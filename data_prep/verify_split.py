@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.errors import DataError, run_program
 from data_prep.evalsets import read_held_out
-from data_prep.lines import read_lines
+from data_prep.lines import read_clean_lines
 from data_prep.options import add_common_options, set_up_logging
 from data_prep.shingles import HeldOut
 from data_prep.split import find_held_out
@@ -27,9 +27,9 @@ def verify(text: Path, evalsets: list[Path], jobs: int, near: bool = True) -> di
         ``sentences`` (different ones looked at), ``held_out``, ``exact``, ``near``, by language ``languages`` and
         ``examples``.
     """
-    by_language: dict[str, set[str]] = {}
+    by_language = {}
     for language, paths in train_files(text).items():
-        by_language[language] = {line for path in paths for line in read_lines(path, {}) if line}
+        by_language[language] = {line for path in paths for line in read_clean_lines(path) if line}
     held_out = read_held_out(evalsets)
     found = find_held_out(sorted(set().union(*by_language.values())), HeldOut(held_out, near=near), jobs)
     kinds = list(found.values())

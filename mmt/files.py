@@ -7,6 +7,22 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmt.errors import UserError
+
+
+def check_folder(given: str, folder: Path) -> None:
+    """Refuse an option that would write into ``folder`` if there is none.
+
+    Args:
+        given: the option as the user typed it, with its value.
+        folder: where it would write.
+
+    Raises:
+        UserError: names both.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{given}: there is no folder {folder}")
+
 
 def partial_path(path: Path) -> Path:
     """Return the temporary name beside ``path`` under which it is written."""

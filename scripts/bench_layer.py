@@ -2,6 +2,7 @@
 """Speed of the MoE layer, forward and backward, against a dense network of equal active FLOPs and other MoE layers.
 
     python scripts/bench_layer.py [--experts 8,32,128] [--tokens 512,4096] [--top-k 1] [--dtype float32,bfloat16]
+                                  [--device cuda]
 
 Milliseconds are medians of repetitions in turns, all systems in one process with the memory settings of `mmt train`,
 the same expert weights and the same tokens. "/ dense" is the time over that of a dense network with ffn_dim * top-k
@@ -33,7 +34,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
 warnings.filterwarnings("ignore", category=FutureWarning, module="fairscale")
 
 import torch  # noqa: E402
@@ -148,39 +148,47 @@ def share_weights(networks: Iterable[Any], experts: Experts) -> None:
         network.fc1.weight, network.fc1.bias, network.fc2.weight, network.fc2.bias = parameters
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait for what a GPU was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def run_once(system: System, x: Tensor, dtype: torch.dtype) -> float:
     """Return the seconds of one forward and backward pass."""
     module, loss_of = system
     x = x.clone().requires_grad_()
+    synchronize(x.device)
     start = time.perf_counter()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         loss = loss_of(x)
     loss.backward()
+    synchronize(x.device)
     seconds = time.perf_counter() - start
     module.zero_grad(set_to_none=True)
     return seconds
 
 
-def measure(systems: dict[str, System], tokens: int, dim: int, dtype: torch.dtype, repeats: int) -> dict[str, float]:
+def measure(systems: dict[str, System], x_like: Tensor, dtype: torch.dtype, repeats: int) -> dict[str, float]:
     """Return the median milliseconds of each system, measured in turns after a warm-up.
 
     Every turn has new tokens, as in training: experts get another number of them each time, and kernels that are made
     for one number of rows have to be made anew.
     """
-    x = torch.randn(tokens, dim)
+    x = torch.randn_like(x_like)
     warm_up = {name: run_once(system, x, dtype) for name, system in systems.items()}
     times: dict[str, list[float]] = {name: [s] if s > VERY_SLOW_S else [] for name, s in warm_up.items()}
     for _ in range(repeats):
-        x = torch.randn(tokens, dim)
+        x = torch.randn_like(x_like)
         for name, system in systems.items():
             if warm_up[name] < SLOW_S or not times[name]:
                 times[name].append(run_once(system, x, dtype))
     return {name: 1000 * statistics.median(values) for name, values in times.items()}
 
 
-def build_all(sizes: Sizes, rivals: list[str]) -> tuple[dict[str, System], dict[str, int]]:
+def build_all(sizes: Sizes, rivals: list[str], device: str) -> tuple[dict[str, System], dict[str, int]]:
     """Build all systems that are installed, with the top-k of each."""
-    experts = Experts(sizes.experts, sizes.dim, sizes.ffn_dim)
+    experts = Experts(sizes.experts, sizes.dim, sizes.ffn_dim).to(device)
     top_k = {rival: RIVALS[rival][1] or sizes.top_k for rival in rivals}
     systems = {}
     for k in sorted({sizes.top_k, *top_k.values()}):
@@ -189,15 +197,17 @@ def build_all(sizes: Sizes, rivals: list[str]) -> tuple[dict[str, System], dict[
         systems[f"mmt k{k}"] = build_mmt(sizes_k, experts)
         for rival in (rival for rival in rivals if top_k[rival] == k):
             systems[rival] = RIVALS[rival][0](sizes_k, experts)
+    for module, _ in systems.values():
+        module.to(device)
     return systems, top_k
 
 
-def installed(rivals: list[str]) -> list[str]:
+def installed(rivals: list[str], device: str) -> list[str]:
     """Return the rivals that can be built; say on stderr which cannot, and how to install them."""
     found = []
     for rival in rivals:
         try:
-            build_all(Sizes(8, 8, 4, 1, 8), [rival])
+            build_all(Sizes(8, 8, 4, 1, 8), [rival], device)
             found.append(rival)
         except ImportError as error:
             print(f"{rival} is not measured: {error}. --help tells how to install it.", file=sys.stderr)
@@ -229,6 +239,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32,bfloat16", help="bfloat16: autocast around float32 weights")
     parser.add_argument("--rivals", default=",".join(RIVALS), help="comma-separated, or 'none'")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     options.rivals = [] if options.rivals == "none" else options.rivals.split(",")
@@ -247,28 +258,32 @@ def main() -> None:
     environment = training_environment()
     if environment != dict(os.environ):  # memory settings are read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    os.environ.setdefault("DS_ACCELERATOR", options.device)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
+        backend = "nccl" if options.device == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
         print_table(options)
         dist.destroy_process_group()
 
 
 def print_table(options: argparse.Namespace) -> None:
     """Measure and print."""
-    rivals = installed(options.rivals)
+    rivals = installed(options.rivals, options.device)
     rival_top_k = {rival: RIVALS[rival][1] or options.top_k for rival in rivals}
     table = columns([options.top_k, *rival_top_k.values()], rival_top_k)
-    print(f"ms of forward + backward, d{options.dim}, f{options.ffn_dim}, {options.threads} threads, ", end="")
-    print(f"torch {torch.__version__}\n")
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads"
+    print(f"ms of forward + backward, d{options.dim}, f{options.ffn_dim}, {where}, torch {torch.__version__}\n")
     heads = ["type", "E", "T", *(head for name, _, ratio in table for head in ((name, ratio) if ratio else (name,)))]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for dtype in options.dtype.split(","):
         for experts in options.experts:
             for tokens in options.tokens:
                 torch.manual_seed(1)
-                systems, _ = build_all(Sizes(options.dim, options.ffn_dim, experts, options.top_k, tokens), rivals)
-                ms = measure(systems, tokens, options.dim, getattr(torch, dtype), options.repeats)
+                sizes = Sizes(options.dim, options.ffn_dim, experts, options.top_k, tokens)
+                systems, _ = build_all(sizes, rivals, options.device)
+                x_like = torch.empty(tokens, options.dim, device=options.device)
+                ms = measure(systems, x_like, getattr(torch, dtype), options.repeats)
                 cells = [dtype, str(experts), str(tokens)]
                 for name, base, _ in table:
                     cells.append(f"{ms[name]:.{0 if ms[name] >= 100 else 1}f}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Training speed of mmt against stock fairseq, in one run: same data, model size, batches and machine.
 
-    python scripts/bench_train.py DATA_FOLDER [--updates 40] [--threads 2]
+    python scripts/bench_train.py DATA_FOLDER [--updates 40] [--threads 2] [--device cuda]
 
 Three systems are trained for a few updates each, in turns, ``--rounds`` times: stock fairseq (``fairseq-train`` in
 float32, as a user gets it), mmt's dense model, and mmt with 16 token-routed experts (top-1) in every other layer. The
@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LOG_INTERVAL = 2
@@ -42,7 +44,8 @@ def common_arguments(options: argparse.Namespace) -> list[str]:
         *shape,
         *f"--share-all-embeddings --dropout 0.1 --label-smoothing 0.1 --max-tokens {options.max_tokens}".split(),
         *["--adam-betas=(0.9, 0.98)", *"--lr 0.0005 --lr-scheduler inverse_sqrt --warmup-updates 4000".split()],
-        *f"--max-update {options.updates} --seed 1 --num-workers 0 --no-save --disable-validation --cpu".split(),
+        *f"--max-update {options.updates} --seed 1 --num-workers 0 --no-save --disable-validation".split(),
+        *(["--cpu"] if options.device == "cpu" else []),
         *f"--log-format json --log-interval {LOG_INTERVAL}".split(),
     ]
 
@@ -99,6 +102,7 @@ def main() -> None:
     parser.add_argument("--warmup-updates", type=int, default=10, help="updates that are not measured")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--max-tokens", type=int, default=4000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--ffn-dim", type=int, default=2048)
@@ -119,7 +123,7 @@ def main() -> None:
     stock, dense, _ = median.values()
     print(
         f"{options.layers}+{options.layers} layers, d{options.dim}, {options.max_tokens} tokens per batch, "
-        f"{options.threads} threads"
+        + (f"{options.threads} threads" if options.device == "cpu" else torch.cuda.get_device_name())
     )
     print(f"{'system':<36}{'words/s':>10}{'/ fairseq':>12}{'/ mmt dense':>13}")
     for name, value in median.items():

@@ -16,7 +16,7 @@ from mmt.evaluation.directions import read_tiers_of, split
 from mmt.evaluation.results import Record, ResultsFolder
 from mmt.evaluation.tables import groups
 from mmt.evaluation.test_sets import find_test_set, name_and_location
-from mmt.files import sha256_of_lines, write_text
+from mmt.files import check_folder, sha256_of_lines, write_text
 from mmt.sacrebleu_metrics import METRIC_NAMES, METRICS
 
 HELP = "compare two evaluations: differences with paired-bootstrap intervals"
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.samples < 40:
         raise UserError(f"--samples must be at least 40 for a 95% interval, but is {args.samples}")
-    if args.output and not Path(args.output).parent.is_dir():
-        raise UserError(f"--output {args.output}: there is no folder {Path(args.output).parent}")
+    if args.output:
+        check_folder(f"--output {args.output}", Path(args.output).parent)
     a, b = ResultsFolder.open_for_reading(args.a), ResultsFolder.open_for_reading(args.b)
     shared = [key for key in a.records if key in b.records]
     locations = _locations(args.test_set, a, [name for name, _ in shared])

@@ -21,7 +21,7 @@ from mmt.evaluation.results import SUMMARY, Record, ResultsFolder
 from mmt.evaluation.scores import Scores
 from mmt.evaluation.tables import average_table, averages, direction_table, signature_lines
 from mmt.evaluation.test_sets import TestSet, find_test_set
-from mmt.files import sha256_of_file, write_text
+from mmt.files import check_folder, sha256_of_file, write_text
 from mmt.inference.loading import find_checkpoint
 from mmt.inference.translator import Translator
 from mmt.sacrebleu_metrics import METRICS, tokenizer_for_language
@@ -159,8 +159,8 @@ def _baselines(args: argparse.Namespace, output: Path, translator: Translator) -
         if train_text is not None and not any(train_text.glob("train.*-*.*")):
             train_text = None
     cache = Path(args.baselines) if args.baselines else output / "baselines.json"
-    if not cache.parent.is_dir() and args.baselines:
-        raise UserError(f"--baselines {cache}: there is no folder {cache.parent}")
+    if args.baselines:
+        check_folder(f"--baselines {cache}", cache.parent)
     return Baselines(cache, train_text)
 
 

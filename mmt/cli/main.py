@@ -27,14 +27,14 @@ VERBS = {
     "plan": "plan a training: which meshes fit a cluster, memory, time, the largest model",
     "doctor": "show what is installed, what this machine can do, and how to mend what is missing",
 }
-EXIT_FAILURE, EXIT_USER_ERROR = 1, 2
+EXIT_FAILURE = 1
 
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line that names the option, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"{self.prog}: error: {message} (options: {self.prog} --help)\n")
+        self.exit(UserError.exit_code, f"{self.prog}: error: {message} (options: {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

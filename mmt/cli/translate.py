@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mmt.cli.decoding_arguments import add_decoding_arguments, add_model_arguments, translator_from
 from mmt.errors import UserError
-from mmt.files import partial_path, sync_and_replace
+from mmt.files import check_folder, partial_path, sync_and_replace
 from mmt.inference.lines import LineReader
 from mmt.inference.translator import TOO_LONG_POLICIES, Translator
 from mmt.sharing import Claims, first_process_first, rank_and_world_size
@@ -98,8 +98,7 @@ def _check_files(args: argparse.Namespace, targets: Sequence[str], world_size: i
     if args.input is not None and not Path(args.input).is_file():
         raise UserError(f"--input {args.input}: no such file")
     for path in _output_paths(args.output_prefix, targets):
-        if not path.parent.is_dir():
-            raise UserError(f"--output-prefix {args.output_prefix}: there is no folder {path.parent}")
+        check_folder(f"--output-prefix {args.output_prefix}", path.parent)
         if args.input is not None and path.resolve() == Path(args.input).resolve():
             raise UserError(f"--output-prefix {args.output_prefix} would write over --input {args.input}")
 

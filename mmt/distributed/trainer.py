@@ -29,7 +29,17 @@ logger = logging.getLogger(__name__)
 
 # Unless --heartbeat-timeout says otherwise: longer than any batch, or the saving of a checkpoint, should take.
 DEFAULT_TIMEOUT_SECONDS = 600
+MESH_OPTIONS = "--expert-parallel-size, --tensor-parallel-size and --zero"
 WHOLE_TENSOR_OPTIMIZERS = ("adafactor", "lamb")
+# Section and name of what fairseq does with whole models, and what to take in its place.
+WHOLE_MODEL_OPTIONS = {
+    ("common", "fp16"): ": use --bf16",
+    ("common", "amp"): ": use --bf16",
+    ("common", "memory_efficient_fp16"): ": use --bf16",
+    ("common", "memory_efficient_bf16"): ": use --bf16",
+    ("ema", "store_ema"): "",
+    ("optimization", "use_bmuf"): "",
+}
 
 
 class ParallelTrainer(Trainer):
@@ -79,23 +89,15 @@ class ParallelTrainer(Trainer):
         shape = choose_shape(world_size, num_experts=num_experts, zero=self.zero, **sizes)
         if world_size == 1:
             return
-        for option in ("fp16", "amp", "memory_efficient_fp16", "memory_efficient_bf16"):
-            if getattr(cfg.common, option):
-                raise UserError(
-                    f"--{option.replace('_', '-')} does not go with --expert-parallel-size, --tensor-parallel-size and "
-                    "--zero on several processes: use --bf16"
-                )
+        for (section, option), advice in WHOLE_MODEL_OPTIONS.items():
+            if cfg[section][option]:
+                flag = option.replace("_", "-")
+                raise UserError(f"--{flag} does not go with {MESH_OPTIONS} on several processes{advice}")
         if cfg.optimizer._name in WHOLE_TENSOR_OPTIMIZERS:
             raise UserError(
                 f"--optimizer {cfg.optimizer._name} looks at whole matrices, of which a process has parts with "
-                "--expert-parallel-size, --tensor-parallel-size and --zero: use adam or fused_adam"
+                f"{MESH_OPTIONS}: use adam or fused_adam"
             )
-        for section, option in (("ema", "store_ema"), ("optimization", "use_bmuf")):
-            if cfg[section][option]:
-                raise UserError(
-                    f"--{option.replace('_', '-')} does not go with --expert-parallel-size, --tensor-parallel-size and "
-                    "--zero on several processes"
-                )
         if self.zero and shape.shards * shape.experts == 1 and not offload:
             raise UserError(
                 f"--zero {self.zero} shares out among data-parallel processes, but in this layout there is one in each "

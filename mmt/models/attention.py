@@ -9,8 +9,13 @@ import torch
 from fairseq import modules
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmt.modules.precision import compute_dtype
+
+# Without cuDNN's, which torch prefers on Hopper: it compiles a graph, in 0.1 s, for every new shape, and every batch of
+# sentences has one.
+FUSED_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class MultiheadAttention(modules.MultiheadAttention):
@@ -85,7 +90,8 @@ class MultiheadAttention(modules.MultiheadAttention):
         """Return the output ``(T, B, D)`` by torch's fused kernel, which keeps no weights. The way for GPUs."""
         drops = self.training or self.dropout_module.apply_during_inference
         q, k, v = self._by_sentence(q_TBD), self._by_sentence(k_SBD), self._by_sentence(v_SBD)
-        heads = F.scaled_dot_product_attention(q, k, v, mask, self.dropout_module.p if drops else 0.0)
+        with sdpa_kernel(FUSED_KERNELS):
+            heads = F.scaled_dot_product_attention(q, k, v, mask, self.dropout_module.p if drops else 0.0)
         return self.out_proj(heads.permute(2, 0, 1, 3).flatten(2))
 
     def _by_head(self, x_TBD: Tensor) -> Tensor:

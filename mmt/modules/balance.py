@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmt.modules.dispatch import Dispatch
-from mmt.modules.routing import Routing
+from mmt.modules.routing import Routing, count_each
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def collect_statistics(routing: Routing, dispatch: Dispatch) -> RoutingStatistic
     if routing.unit_T is None:
         tokens_U = logits_UE.new_ones(logits_UE.size(0))
     else:
-        tokens_U = torch.bincount(routing.unit_T, minlength=logits_UE.size(0)).to(logits_UE.dtype)
+        tokens_U = count_each(routing.unit_T, logits_UE.size(0)).to(logits_UE.dtype)
     # Autocast would turn the products below into bfloat16, which cannot count beyond 256.
     with torch.autocast(logits_UE.device.type, enabled=False):
         logsumexp_U = logits_UE.logsumexp(dim=-1)

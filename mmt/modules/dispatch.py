@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from mmt.modules.collectives import gather_over_ranks
-from mmt.modules.routing import Routing
+from mmt.modules.routing import Routing, count_each
 
 DROP_POLICIES = ("random", "probability", "position")
 
@@ -168,7 +168,7 @@ def kept_routes(
         preference_N = probability_TK.reshape(-1).argsort(descending=True, stable=True)
     else:
         preference_N = torch.arange(expert_N.numel(), device=expert_N.device)
-    chosen_E = torch.bincount(expert_N, minlength=num_experts)
+    chosen_E = count_each(expert_N, num_experts)
     # Sorted by expert, and by preference within an expert: the rank is the distance from the expert's first route.
     order_N = preference_N[expert_N[preference_N].argsort(stable=True)]
     rank_N = torch.arange(order_N.numel(), device=order_N.device) - _starts(chosen_E)[expert_N[order_N]]
@@ -192,10 +192,10 @@ def sort_by_expert(expert_TK: Tensor, num_experts: int, is_kept_TK: Tensor | Non
     position_N = torch.empty_like(route_N)
     position_N[route_N] = torch.arange(route_N.numel(), device=route_N.device)
     position_TK = position_N.view_as(expert_TK)
-    chosen_E = torch.bincount(chosen_N, minlength=num_experts)
+    chosen_E = count_each(chosen_N, num_experts)
     if is_kept_TK is None:
         return Dispatch(route_N, position_TK, None, chosen_E, chosen_E)
-    counts_E = torch.bincount(expert_N, minlength=num_experts + 1)[:num_experts]
+    counts_E = count_each(expert_N, num_experts + 1)[:num_experts]
     num_kept = int(counts_E.sum())
     if num_kept == route_N.numel():
         is_kept_TK = None

@@ -10,6 +10,7 @@ from torch.distributed import ProcessGroup
 from torch.nn import functional as F
 
 from mmt.modules.collectives import own_part, sum_gradient_over_ranks, sum_over_ranks
+from mmt.modules.grouped_experts import feed_forward_grouped
 from mmt.modules.relu_by_expert import ReluFeedForwardByExpert
 from mmt.modules.reused_memory import ReusedMemory
 
@@ -117,38 +118,5 @@ class Experts(nn.Module):
         weights = weight_1, bias_1, weight_2, bias_2
         dropout = self.dropout if self.training else 0.0
         if x_RD.size(0) > 0 and (x_RD.is_cuda or self.activation != "relu"):
-            return feed_forward_grouped(x_RD, *weights, counts_E, self.activation, dropout)
+            return feed_forward_grouped(x_RD, *weights, counts_E, ACTIVATIONS[self.activation], dropout)
         return ReluFeedForwardByExpert.apply(x_RD, *weights, counts_E.tolist(), dropout, self._gradient_memory)
-
-
-def feed_forward_grouped(
-    x_RD: Tensor,
-    weight_1: Tensor,
-    bias_1: Tensor,
-    weight_2: Tensor,
-    bias_2: Tensor,
-    counts_E: Tensor,
-    activation: str,
-    dropout: float,
-) -> Tensor:
-    """Apply the experts with torch's grouped matrix product: one kernel for all experts and no wait for ``counts_E``.
-
-    The way for GPUs, where it wins, and for other activations than ReLU.
-    """
-    ends_E = counts_E.cumsum(0).to(torch.int32)
-    expert_R = torch.arange(counts_E.numel(), device=x_RD.device)
-    expert_R = torch.repeat_interleave(expert_R, counts_E, output_size=x_RD.size(0))
-    is_of_RE = x_RD.new_zeros(x_RD.size(0), counts_E.numel()).scatter_(1, expert_R[:, None], 1.0)
-
-    def linear(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        weight = weight.to(rows.dtype).transpose(1, 2)
-        if weight.requires_grad:
-            # Some GPU kernels leave the gradient of experts without rows unset (pytorch issue 172439).
-            is_empty_E = counts_E.eq(0)
-            weight.register_hook(lambda grad: grad.masked_fill(is_empty_E[:, None, None], 0.0))
-        # Not bias[expert_R], whose gradient would be added up row by row in bfloat16, which ends at 256.
-        return F.grouped_mm(rows, weight, offs=ends_E) + is_of_RE @ bias.to(rows.dtype)
-
-    with torch.autocast(x_RD.device.type, enabled=False):
-        hidden_RF = ACTIVATIONS[activation](linear(x_RD, weight_1, bias_1))
-        return linear(F.dropout(hidden_RF, dropout, training=dropout > 0), weight_2, bias_2)

@@ -8,7 +8,7 @@ makes training unstable (Fedus et al. 2021, section 2.4), and it does nothing at
 import torch
 from torch import Tensor, nn
 
-from mmt.modules.routing import Routing, TokenContext, choose_top_k
+from mmt.modules.routing import Routing, TokenContext, choose_top_k, count_each
 
 
 class TokenRouter(nn.Module):
@@ -116,7 +116,7 @@ def mean_of_sentences(x_TD: Tensor, sentence_T: Tensor, num_sentences: int) -> T
         sums_BD = zeros_BD.index_put((sentence_T,), x_TD, accumulate=True)
     else:
         sums_BD = zeros_BD.index_add(0, sentence_T, x_TD)
-    counts_B = torch.bincount(sentence_T, minlength=num_sentences)
+    counts_B = count_each(sentence_T, num_sentences)
     return sums_BD / counts_B.clamp(min=1)[:, None]
 
 

@@ -76,6 +76,14 @@ class Routing:
         return probability_TE.gather(-1, self.expert_TK)
 
 
+def count_each(index_N: Tensor, size: int) -> Tensor:
+    """Return how often each number below ``size`` occurs in ``index_N``, ``(size,)``.
+
+    As ``torch.bincount`` does, which makes the program wait for a GPU to find the largest number.
+    """
+    return index_N.new_zeros(size).scatter_add_(0, index_N, torch.ones_like(index_N))
+
+
 def choose_top_k(logits_UE: Tensor, top_k: int, unit_T: Tensor | None = None) -> Routing:
     """Choose each unit's ``top_k`` best experts.
 

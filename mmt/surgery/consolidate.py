@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmt.distributed.checkpoint import ALIASES, FOLDER, OPTIMIZER_REST
 from mmt.errors import NotWritten, UserError
-from mmt.files import partial_path, sync_and_replace, why_not_written
+from mmt.files import check_folder, partial_path, sync_and_replace, why_not_written
 
 FORMATS = (".pt", ".safetensors")
 # What resuming needs and translating does not.
@@ -39,8 +39,7 @@ def consolidate(checkpoint: Path, output: Path) -> int:
         raise UserError(f"--output {output}: must end in {' or '.join(FORMATS)}")
     if output.exists():
         raise UserError(f"--output {output}: exists already")
-    if not output.parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}")
+    check_folder(f"--output {output}", output.parent)
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
     partial = partial_path(output)
     try:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from fairseq import modules
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmt.models.attention import MultiheadAttention, additive_mask
 
-LENGTH, SENTENCES, DIM = 5, 3, 8
+LENGTH, SENTENCES, DIM = 5, 3, 16  # two heads of 8, which the fused kernels need
 
 
 def pair_of_attentions(self_attention: bool) -> tuple[modules.MultiheadAttention, MultiheadAttention]:
@@ -99,3 +100,36 @@ def test_autocast_computes_in_bfloat16_close_to_float32() -> None:
         rounded, _ = ours(x, x, x, padding(LENGTH))
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded.float(), exact, rtol=0.1, atol=0.1)
+
+
+class _Called(TorchDispatchMode):
+    """The names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("key_padding_mask", [None, padding(LENGTH)], ids=["full", "padded"])
+@pytest.mark.parametrize("attn_mask", [None, FUTURE], ids=["all", "causal"])
+def test_a_gpu_computes_the_same_with_a_kernel_that_fits_every_shape(
+    attn_mask: Tensor | None, key_padding_mask: Tensor | None
+) -> None:
+    _, ours = pair_of_attentions(self_attention=True)
+    x = torch.randn(LENGTH, SENTENCES, DIM)
+    expected, _ = ours(x, x, x, key_padding_mask, need_weights=False, attn_mask=attn_mask)
+    on_gpu = [None if mask is None else mask.cuda() for mask in (key_padding_mask, attn_mask)]
+    ours, x = ours.cuda(), x.cuda()
+    found, _ = ours(x, x, x, on_gpu[0], need_weights=False, attn_mask=on_gpu[1])
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+    with _Called() as called, torch.autocast("cuda", dtype=torch.bfloat16):
+        rounded, _ = ours(x, x, x, on_gpu[0], need_weights=False, attn_mask=on_gpu[1])
+    torch.testing.assert_close(rounded.float().cpu(), expected, rtol=0.1, atol=0.1)
+    kernels = {name for name in called.names if "scaled_dot_product" in name}
+    assert kernels and not any("cudnn" in name for name in kernels)

@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmt.modules.experts import Experts, feed_forward_grouped
+from mmt.modules.experts import ACTIVATIONS, Experts
+from mmt.modules.grouped_experts import feed_forward_grouped
 from tests.modules.reference import feed_forward
 
 MODEL_DIM, FFN_DIM = 8, 24
@@ -98,7 +99,7 @@ def test_grouped_product_computes_the_same_with_every_activation(activation: str
     function = {"relu": F.relu, "gelu": F.gelu}[activation]
     x_RD = torch.randn(6, MODEL_DIM, requires_grad=True)
 
-    grouped = feed_forward_grouped(x_RD, *experts.parameters(), torch.tensor(counts), activation, 0.0)
+    grouped = feed_forward_grouped(x_RD, *experts.parameters(), torch.tensor(counts), ACTIVATIONS[activation], 0.0)
     parts = zip(x_RD.split(counts), *experts.parameters())
     plain = torch.cat([function(rows @ w1.t() + b1) @ w2.t() + b2 for rows, w1, b1, w2, b2 in parts])
 

@@ -21,14 +21,6 @@ def uninitialised_memory_is_nan() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def run(experts: Experts, x_RD: Tensor) -> list[Tensor]:
     """Output and all gradients for a fixed gradient of the output."""
     x_RD = x_RD.clone().requires_grad_()

@@ -1,7 +1,5 @@
 """Experts side by side compute what they compute one after the other."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -10,12 +8,7 @@ from mmt.modules.experts import Experts
 from mmt.modules.side_by_side import run_in_turn, run_side_by_side
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 @pytest.mark.parametrize("counts", [[3, 0, 5, 2], [0, 0, 0, 0], [10, 0, 0, 0], [9, 1, 0, 0], [1, 1, 1, 1]])

@@ -42,6 +42,19 @@ def test_bf16_trains_and_translates_on_cuda(toy_data: Path, tmp_path: Path) -> N
     assert "H-0" in translated.stdout
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_a_gpu_gives_the_losses_of_a_cpu(routing: str, toy_data: Path, tmp_path: Path) -> None:
+    command = train_command(toy_data, tmp_path, *ROUTINGS[routing], "--max-update", "5", "--disable-validation")
+    losses = []
+    for words in (command, [word for word in command if word != "--cpu"]):
+        result = run([*words, "--no-save"])
+        assert result.returncode == 0, result.stderr[-3000:]
+        losses.append([float(record["loss"]) for record in records(result, "train_inner")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_experts_without_our_criterion_are_warned_of(toy_data: Path, tmp_path: Path) -> None:
     result = train(toy_data, tmp_path, *SHORT, "--criterion", "label_smoothed_cross_entropy")
     assert "--criterion label_smoothed_cross_entropy trains without a balance loss" in result.stdout + result.stderr
