@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.system.preloaded import preloaded_python
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLUGIN = ["--user-dir", str(REPOSITORY / "mmt")]
 LANGUAGE_TOKENS = ["--encoder-langtok", "tgt", "--decoder-langtok"]
@@ -42,7 +44,18 @@ def installed(program: str) -> str:
 
 
 def run(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command that is installed beside this Python, with one thread."""
+    """Run a command that is installed beside this Python, with one thread.
+
+    One of fairseq's, without an environment of its own, starts from a Python that has imported fairseq.
+    """
+    program, *arguments = (str(part) for part in command)
+    if Path(program).name.startswith("fairseq-") and "env" not in kwargs:
+        return preloaded_python().run([installed(program), *arguments], **kwargs)
+    return run_anew(command, **kwargs)
+
+
+def run_anew(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command that is installed beside this Python, with one thread, from the first import on."""
     program, *arguments = (str(part) for part in command)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}
     return subprocess.run(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, records, run, train_command
+from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, records, run_anew as run, train_command
 
 TASK = [*PLUGIN, "--task", "multilingual_moe_translation", *LANGUAGE_TOKENS, "--num-workers", "0", "--cpu"]
 VALID_SENTENCES = 4  # of each of the tiny model's four directions
