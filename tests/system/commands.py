@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.system import preloaded
 from tests.system.preloaded import preloaded_python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -46,12 +47,17 @@ def installed(program: str) -> str:
 def run(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """Run a command that is installed beside this Python, with one thread.
 
-    One of fairseq's, without an environment of its own, starts from a Python that has imported fairseq.
+    Ours, fairseq's, and what torchrun starts, begin with fairseq imported, unless ``env`` is given.
     """
     program, *arguments = (str(part) for part in command)
-    if Path(program).name.startswith("fairseq-") and "env" not in kwargs:
-        return preloaded_python().run([installed(program), *arguments], **kwargs)
-    return run_anew(command, **kwargs)
+    if "env" in kwargs or not Path(program).name.startswith(("mmt", "fairseq-", "torchrun")):
+        return run_anew(command, **kwargs)
+    python = preloaded_python()
+    if program == "torchrun":
+        script = next(place for place, argument in enumerate(arguments) if argument == "-m" or Path(argument).is_file())
+        if arguments[script] != "-m":
+            arguments[script:script] = ["--no-python", sys.executable, preloaded.__file__, python.address]
+    return python.run([installed(program), *arguments], **kwargs)
 
 
 def run_anew(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedProcess[str]:

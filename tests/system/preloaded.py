@@ -2,43 +2,72 @@
 
 A clean interpreter imports them, and nothing of ours, and waits. For each command it forks; the copy takes over the
 command's files, folder, environment and arguments, and runs its script to the end as Python would, exit code and all.
+
+    python preloaded.py SOCKET SCRIPT [ARGUMENT ...]
+
+asks the one that waits at SOCKET to run a script in this process' place: what torchrun starts.
 """
 
+import atexit
 import contextlib
 import functools
+import gc
 import json
 import logging
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 MAX_REQUEST_BYTES = 200_000
 
 
 class Request(NamedTuple):
-    """A command to run."""
+    """A script to run."""
 
     command: list[str]
     folder: str
     environment: dict[str, str]
 
 
+class Running:
+    """A script that runs for us."""
+
+    def __init__(self, address: str, request: Request, files: Sequence[int]) -> None:
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connection.connect(address)
+        socket.send_fds(self._connection, [json.dumps(request).encode()], files)
+        self.process = int(self._connection.recv(100))
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit code; minus the number of the signal that ended it, if one has."""
+        self._connection.settimeout(timeout)
+        with self._connection:
+            return int(self._connection.recv(100))
+
+
 class PreloadedPython:
     """The waiting interpreter. It ends with the process that started it."""
 
     def __init__(self) -> None:
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._requests = ours
-        with its:
-            program = [sys.executable, __file__, str(its.fileno())]
-            self._process = subprocess.Popen(program, pass_fds=[its.fileno()], env=_environment())
+        self.address = str(Path(tempfile.mkdtemp()) / "socket")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(self.address)
+            listener.listen()
+            self._process = subprocess.Popen(
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,  # it ends when this is closed
+                pass_fds=[listener.fileno()],
+                env={**_environment(), "LISTENER": str(listener.fileno())},
+            )
 
     def run(
         self, command: Sequence[str], *, cwd: Path | None = None, input: str = "", timeout: float | None = None
@@ -49,16 +78,11 @@ class PreloadedPython:
             stdin, stdout, stderr = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
             stdin.write(input.encode())
             stdin.seek(0)
-            result, its = map(stack.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-            files = [file.fileno() for file in (stdin, stdout, stderr, its)]
-            socket.send_fds(self._requests, [json.dumps(request).encode()], files)
-            its.close()
-            process = int(result.recv(100))
-            result.settimeout(timeout)
+            running = Running(self.address, request, [file.fileno() for file in (stdin, stdout, stderr)])
             try:
-                code = int(result.recv(100))
+                code = running.wait(timeout)
             except TimeoutError:
-                os.kill(process, signal.SIGKILL)
+                os.kill(running.process, signal.SIGKILL)
                 raise subprocess.TimeoutExpired(list(command), timeout or 0.0, _text_of(stdout), _text_of(stderr))
             return subprocess.CompletedProcess(list(command), code, _text_of(stdout), _text_of(stderr))
 
@@ -78,48 +102,93 @@ def _text_of(file: IO[bytes]) -> Any:
     return file.read().decode()
 
 
-def _wait_for_commands(requests: socket.socket) -> Request:
-    """Serve until the other side is gone; return in each copy that is to become a command."""
+def wait_for_requests(listener: socket.socket) -> Request:
+    """Serve until stdin is closed; return in each copy that is to become a command."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # leaves no zombies of what is forked here
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 4)
-        if not message:
+        if sys.stdin in select.select([listener, sys.stdin], [], [])[0]:
             raise SystemExit(0)
-        request = Request(*json.loads(message))
-        if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            requests.close()
-            *files, result = descriptors
-            process = os.fork()
-            if process > 0:  # waits for the command, since a command's parent is who learns its exit code
-                os.write(result, str(process).encode())
-                _, status = os.waitpid(process, 0)
-                os.write(result, str(os.waitstatus_to_exitcode(status)).encode())
-                os._exit(0)
-            for standard, file in enumerate(files):
-                os.dup2(file, standard)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            return request
-        for descriptor in descriptors:
-            os.close(descriptor)
+        connection, _ = listener.accept()
+        with connection:
+            message, files, _, _ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 3)
+            if os.fork() == 0:
+                listener.close()
+                _wait_for_a_child(connection)
+                for standard, file in enumerate(files):
+                    os.dup2(file, standard)
+                    os.close(file)
+                return Request(*json.loads(message))
+        for file in files:
+            os.close(file)
 
 
-def _become(request: Request) -> None:
+def _wait_for_a_child(connection: socket.socket) -> None:
+    """Fork; return in the child, and tell the other side its exit code, which only a parent learns."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if child := os.fork():
+        connection.send(str(child).encode())
+        _, status = os.waitpid(child, 0)
+        with contextlib.suppress(BrokenPipeError):  # no one waits for it any more
+            connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+        os._exit(0)
+
+
+def become(request: Request) -> NoReturn:
+    """Run a script, and end, as Python does.
+
+    But for taking every module apart, which in a copy of a process takes two seconds, since it copies their memory.
+    """
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
     sys.argv = list(request.command)
     sys.path[0] = str(Path(request.command[0]).parent)
-    runpy.run_path(request.command[0], run_name="__main__")
+    code: Any = 0
+    try:
+        runpy.run_path(request.command[0], run_name="__main__")
+    except SystemExit as request_to_exit:
+        code = request_to_exit.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for other threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
 
 
-if __name__ == "__main__":
+def serve(listener: socket.socket) -> None:
+    """Import what takes long, and wait."""
     import fairseq.trainer  # noqa: F401  # and with it torch, and fairseq's tasks, models and criterions
     import torch._dynamo  # noqa: F401  # what every optimizer imports
     import torch.distributed.fsdp  # noqa: F401
+    import torch.distributed.run  # noqa: F401
 
     # One of fairseq's tasks sets up logging. In a new process the command has done so before.
     logging.root.handlers.clear()
     logging.root.setLevel(logging.WARNING)
-    _become(_wait_for_commands(socket.socket(fileno=int(sys.argv[1]))))
+    gc.freeze()  # looking for garbage among all this would copy it
+    become(wait_for_requests(listener))
+
+
+def stand_for(address: str, command: list[str]) -> int:
+    """Have a script run for this process: with its files and environment, and with the signals that it gets."""
+    running = Running(address, Request(command, str(Path.cwd()), dict(os.environ)), [0, 1, 2])
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, _: os.kill(running.process, number))
+    return running.wait()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        serve(socket.socket(fileno=int(os.environ.pop("LISTENER"))))
+    else:
+        code = stand_for(sys.argv[1], sys.argv[2:])
+        if code < 0:
+            signal.signal(-code, signal.SIG_DFL)
+            os.kill(os.getpid(), -code)
+        sys.exit(code)
