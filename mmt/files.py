@@ -14,7 +14,7 @@ def check_folder(given: str, folder: Path) -> None:
     """Refuse an option that would write into ``folder`` if there is none.
 
     Args:
-        given: the option as the user typed it, with its value.
+        given: the option with its value.
         folder: where it would write.
 
     Raises:

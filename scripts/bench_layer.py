@@ -239,7 +239,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32,bfloat16", help="bfloat16: autocast around float32 weights")
     parser.add_argument("--rivals", default=",".join(RIVALS), help="comma-separated, or 'none'")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     options.rivals = [] if options.rivals == "none" else options.rivals.split(",")

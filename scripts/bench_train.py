@@ -65,7 +65,7 @@ def systems(options: argparse.Namespace) -> dict[str, list[str]]:
 
 def words_per_second(arguments: list[str], options: argparse.Namespace, ours: bool) -> list[float]:
     """Run one training and return the speed of each logging interval after the warm-up."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    environment = {"CUDA_VISIBLE_DEVICES": "0", **os.environ, "OMP_NUM_THREADS": str(options.threads)}
     if ours:
         # The same settings that `mmt train` uses.
         sys.path.insert(0, str(REPOSITORY))
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--warmup-updates", type=int, default=10, help="updates that are not measured")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: one GPU")
     parser.add_argument("--max-tokens", type=int, default=4000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--ffn-dim", type=int, default=2048)

@@ -160,7 +160,7 @@ def _baselines(args: argparse.Namespace, output: Path, translator: Translator) -
             train_text = None
     cache = Path(args.baselines) if args.baselines else output / "baselines.json"
     if args.baselines:
-        check_folder(f"--baselines {cache}", cache.parent)
+        check_folder(f"--baselines {args.baselines}", cache.parent)
     return Baselines(cache, train_text)
 
 

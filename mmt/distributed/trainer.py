@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 DEFAULT_TIMEOUT_SECONDS = 600
 MESH_OPTIONS = "--expert-parallel-size, --tensor-parallel-size and --zero"
 WHOLE_TENSOR_OPTIMIZERS = ("adafactor", "lamb")
-# Section and name of what fairseq does with whole models, and what to take in its place.
+# Section and name of what fairseq does with whole models, and what to take in its place, if anything.
 WHOLE_MODEL_OPTIONS = {
-    ("common", "fp16"): ": use --bf16",
-    ("common", "amp"): ": use --bf16",
-    ("common", "memory_efficient_fp16"): ": use --bf16",
-    ("common", "memory_efficient_bf16"): ": use --bf16",
-    ("ema", "store_ema"): "",
-    ("optimization", "use_bmuf"): "",
+    ("common", "fp16"): "--bf16",
+    ("common", "amp"): "--bf16",
+    ("common", "memory_efficient_fp16"): "--bf16",
+    ("common", "memory_efficient_bf16"): "--bf16",
+    ("ema", "store_ema"): None,
+    ("optimization", "use_bmuf"): None,
 }
 
 
@@ -89,9 +89,9 @@ class ParallelTrainer(Trainer):
         shape = choose_shape(world_size, num_experts=num_experts, zero=self.zero, **sizes)
         if world_size == 1:
             return
-        for (section, option), advice in WHOLE_MODEL_OPTIONS.items():
+        for (section, option), replacement in WHOLE_MODEL_OPTIONS.items():
             if cfg[section][option]:
-                flag = option.replace("_", "-")
+                flag, advice = option.replace("_", "-"), f": use {replacement}" if replacement else ""
                 raise UserError(f"--{flag} does not go with {MESH_OPTIONS} on several processes{advice}")
         if cfg.optimizer._name in WHOLE_TENSOR_OPTIMIZERS:
             raise UserError(

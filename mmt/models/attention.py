@@ -13,9 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmt.modules.precision import compute_dtype
 
-# Without cuDNN's, which torch prefers on Hopper: it compiles a graph, in 0.1 s, for every new shape, and every batch of
-# sentences has one.
-FUSED_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+# Without cuDNN's, which torch prefers on Hopper: it compiles a graph for every new shape, and every batch of sentences
+# has one. Training took seven times as long with it (docs/benchmarks.md).
+KERNELS_FOR_ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class MultiheadAttention(modules.MultiheadAttention):
@@ -90,7 +90,7 @@ class MultiheadAttention(modules.MultiheadAttention):
         """Return the output ``(T, B, D)`` by torch's fused kernel, which keeps no weights. The way for GPUs."""
         drops = self.training or self.dropout_module.apply_during_inference
         q, k, v = self._by_sentence(q_TBD), self._by_sentence(k_SBD), self._by_sentence(v_SBD)
-        with sdpa_kernel(FUSED_KERNELS):
+        with sdpa_kernel(KERNELS_FOR_ANY_SHAPE):
             heads = F.scaled_dot_product_attention(q, k, v, mask, self.dropout_module.p if drops else 0.0)
         return self.out_proj(heads.permute(2, 0, 1, 3).flatten(2))
 

@@ -53,8 +53,9 @@ def test_gradients_of_the_experts_are_right(counts: list[int]) -> None:
     assert torch.autograd.gradcheck(lambda x, *_: experts(x, torch.tensor(counts)), (x_RD, *experts.parameters()))
 
 
-def test_an_expert_without_rows_gets_a_zero_gradient_and_not_none() -> None:
-    experts = Experts(4, MODEL_DIM, FFN_DIM)
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_an_expert_without_rows_gets_a_zero_gradient_and_not_none(activation: str) -> None:
+    experts = Experts(4, MODEL_DIM, FFN_DIM, activation=activation)
     # Memory that is not zero by chance: an unset gradient would show.
     torch.full((4, FFN_DIM, MODEL_DIM), torch.nan)
 
@@ -143,9 +144,10 @@ def test_gradients_go_through_the_hidden_states_that_dropout_kept() -> None:
     assert torch.autograd.gradcheck(apply, x_RD)
 
 
-def test_rows_in_bfloat16_give_gradients_in_the_type_of_the_weights() -> None:
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_rows_in_bfloat16_give_gradients_in_the_type_of_the_weights(activation: str) -> None:
     counts = COUNTS["empty experts"]
-    experts = Experts(4, MODEL_DIM, FFN_DIM)
+    experts = Experts(4, MODEL_DIM, FFN_DIM, activation=activation)
     x_RD = torch.randn(6, MODEL_DIM)
 
     low, full = run(experts, x_RD.bfloat16(), counts), run(experts, x_RD, counts)

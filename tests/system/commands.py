@@ -1,16 +1,15 @@
 """Run fairseq's real commands on the toy corpus."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.system import preloaded
-from tests.system.preloaded import preloaded_python
+from tests.system.preloaded import one_thread, preloaded_python
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLUGIN = ["--user-dir", str(REPOSITORY / "mmt")]
@@ -47,7 +46,7 @@ def installed(program: str) -> str:
 def run(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """Run a command that is installed beside this Python, with one thread.
 
-    Ours, fairseq's, and what torchrun starts, begin with fairseq imported, unless ``env`` is given.
+    Ours, fairseq's, and scripts that torchrun starts, begin with fairseq imported, unless ``env`` is given.
     """
     program, *arguments = (str(part) for part in command)
     if "env" in kwargs or not Path(program).name.startswith(("mmt", "fairseq-", "torchrun")):
@@ -63,7 +62,7 @@ def run(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedPro
 def run_anew(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """Run a command that is installed beside this Python, with one thread, from the first import on."""
     program, *arguments = (str(part) for part in command)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}
+    environment = {**one_thread(), **kwargs.pop("env", {})}
     return subprocess.run(
         [installed(program), *arguments],
         capture_output=True,
@@ -132,11 +131,16 @@ def launcher(processes: int, *options: str) -> list[str]:
 
 
 def train_together(
-    processes: int, data: Path, save_dir: Path, *arguments: str | Path, **kwargs: Any
+    processes: int,
+    data: Path,
+    save_dir: Path,
+    *arguments: str | Path,
+    start: Callable[..., subprocess.CompletedProcess[str]] = run,
+    **kwargs: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Train with several processes, and fail with the command's own words if it fails."""
     command = [*launcher(processes), *train_command(data, save_dir, *arguments)]
-    result = run(command, timeout=300, **kwargs)
+    result = start(command, timeout=300, **kwargs)
     assert result.returncode == 0, result.stderr[-4000:] + result.stdout[-2000:]
     return result
 

@@ -2,6 +2,8 @@
 
 A clean interpreter imports them, and nothing of ours, and waits. For each command it forks; the copy takes over the
 command's files, folder, environment and arguments, and runs its script to the end as Python would, exit code and all.
+What differs: all copies hash strings alike, and imports that a script forgets may be there. Tests of just that, and of
+kills and signals, start a Python of their own (``commands.run_anew``, ``launched``).
 
     python preloaded.py SOCKET SCRIPT [ARGUMENT ...]
 
@@ -12,6 +14,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import io
 import json
 import logging
 import os
@@ -45,20 +48,35 @@ class Running:
         self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._connection.connect(address)
         socket.send_fds(self._connection, [json.dumps(request).encode()], files)
-        self.process = int(self._connection.recv(100))
+        self._process = self._answer()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return its exit code; minus the number of the signal that ended it, if one has."""
+        """Return its exit code; minus the number of the signal that ended it, if one has.
+
+        When this ends otherwise, by a timeout or an interrupt, the script is killed.
+        """
         self._connection.settimeout(timeout)
         with self._connection:
-            return int(self._connection.recv(100))
+            return self._answer()
+
+    def pass_on(self, number: int, _frame: Any) -> None:
+        """Send a signal that this process got to the script."""
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(self._process, number)
+
+    def _answer(self) -> int:
+        message = self._connection.recv(100)
+        if not message:
+            raise RuntimeError("the preloaded Python has ended")
+        return int(message)
 
 
 class PreloadedPython:
     """The waiting interpreter. It ends with the process that started it."""
 
     def __init__(self) -> None:
-        self.address = str(Path(tempfile.mkdtemp()) / "socket")
+        self._folder = tempfile.TemporaryDirectory()  # removed when this process ends
+        self.address = f"{self._folder.name}/socket"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(self.address)
             listener.listen()
@@ -66,14 +84,14 @@ class PreloadedPython:
                 [sys.executable, __file__],
                 stdin=subprocess.PIPE,  # it ends when this is closed
                 pass_fds=[listener.fileno()],
-                env={**_environment(), "LISTENER": str(listener.fileno())},
+                env={**one_thread(), "LISTENER": str(listener.fileno())},
             )
 
     def run(
         self, command: Sequence[str], *, cwd: Path | None = None, input: str = "", timeout: float | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Do as ``subprocess.run`` does with a Python script, ``capture_output`` and ``text``."""
-        request = Request(list(command), str(cwd or Path.cwd()), _environment())
+        request = Request(list(command), str(cwd or Path.cwd()), one_thread())
         with contextlib.ExitStack() as stack:
             stdin, stdout, stderr = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
             stdin.write(input.encode())
@@ -82,7 +100,6 @@ class PreloadedPython:
             try:
                 code = running.wait(timeout)
             except TimeoutError:
-                os.kill(running.process, signal.SIGKILL)
                 raise subprocess.TimeoutExpired(list(command), timeout or 0.0, _text_of(stdout), _text_of(stderr))
             return subprocess.CompletedProcess(list(command), code, _text_of(stdout), _text_of(stderr))
 
@@ -93,13 +110,14 @@ def preloaded_python() -> PreloadedPython:
     return PreloadedPython()
 
 
-def _environment() -> dict[str, str]:
+def one_thread() -> dict[str, str]:
+    """Return this process' environment for commands that compute with one thread."""
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def _text_of(file: IO[bytes]) -> Any:
     file.seek(0)
-    return file.read().decode()
+    return io.TextIOWrapper(file, encoding="utf-8").read()
 
 
 def wait_for_requests(listener: socket.socket) -> Request:
@@ -123,12 +141,19 @@ def wait_for_requests(listener: socket.socket) -> Request:
 
 
 def _wait_for_a_child(connection: socket.socket) -> None:
-    """Fork; return in the child, and tell the other side its exit code, which only a parent learns."""
+    """Fork; return in the child, and tell the other side its exit code, which only a parent learns.
+
+    If the other side is gone before, the child is killed.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if child := os.fork():
-        connection.send(str(child).encode())
+        with contextlib.suppress(BrokenPipeError):
+            connection.send(str(child).encode())
+        ended, _, _ = select.select([os.pidfd_open(child), connection], [], [])
+        if connection in ended:  # it never says anything
+            os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        with contextlib.suppress(BrokenPipeError):  # no one waits for it any more
+        with contextlib.suppress(BrokenPipeError):
             connection.send(str(os.waitstatus_to_exitcode(status)).encode())
         os._exit(0)
 
@@ -136,7 +161,8 @@ def _wait_for_a_child(connection: socket.socket) -> None:
 def become(request: Request) -> NoReturn:
     """Run a script, and end, as Python does.
 
-    But for taking every module apart, which in a copy of a process takes two seconds, since it copies their memory.
+    But for taking every module apart, which in a copy of a process takes two seconds, since it copies their memory;
+    files that the script left open are not flushed.
     """
     os.chdir(request.folder)
     os.environ.clear()
@@ -147,8 +173,8 @@ def become(request: Request) -> NoReturn:
     try:
         runpy.run_path(request.command[0], run_name="__main__")
     except SystemExit as request_to_exit:
-        code = request_to_exit.code
-        if isinstance(code, str):
+        code = request_to_exit.code or 0
+        if not isinstance(code, int):
             print(code, file=sys.stderr)
             code = 1
     except BaseException:
@@ -158,7 +184,7 @@ def become(request: Request) -> NoReturn:
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code or 0)
+    os._exit(code)
 
 
 def serve(listener: socket.socket) -> None:
@@ -178,8 +204,8 @@ def serve(listener: socket.socket) -> None:
 def stand_for(address: str, command: list[str]) -> int:
     """Have a script run for this process: with its files and environment, and with the signals that it gets."""
     running = Running(address, Request(command, str(Path.cwd()), dict(os.environ)), [0, 1, 2])
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, lambda number, _: os.kill(running.process, number))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, running.pass_on)
     return running.wait()
 
 
@@ -189,6 +215,7 @@ if __name__ == "__main__":
     else:
         code = stand_for(sys.argv[1], sys.argv[2:])
         if code < 0:
-            signal.signal(-code, signal.SIG_DFL)
+            with contextlib.suppress(OSError):  # SIGKILL cannot be set, and need not be
+                signal.signal(-code, signal.SIG_DFL)
             os.kill(os.getpid(), -code)
         sys.exit(code)

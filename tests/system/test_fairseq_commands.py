@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, records, run_anew as run, train_command
+from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, records, run_anew, train_command
 
+# All of them start anew: fairseq imports the plugin while it imports itself.
 TASK = [*PLUGIN, "--task", "multilingual_moe_translation", *LANGUAGE_TOKENS, "--num-workers", "0", "--cpu"]
 VALID_SENTENCES = 4  # of each of the tiny model's four directions
 
@@ -15,7 +16,7 @@ VALID_SENTENCES = 4  # of each of the tiny model's four directions
 def test_fairseq_generate_translates_every_sentence(tiny: Path, tmp_path: Path) -> None:
     direction = ["--source-lang", "en", "--target-lang", "de", "--gen-subset", "valid"]
     options = ["--path", tiny / "run" / "checkpoint_last.pt", "--remove-bpe", "sentencepiece"]
-    result = run(["fairseq-generate", tiny / "bin", *TASK, *direction, *options], cwd=tmp_path)
+    result = run_anew(["fairseq-generate", tiny / "bin", *TASK, *direction, *options], cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
     hypotheses = [line.split("\t") for line in result.stdout.splitlines() if line.startswith("H-")]
     assert sorted(name for name, *_ in hypotheses) == [f"H-{i}" for i in range(VALID_SENTENCES)]
@@ -35,7 +36,7 @@ def test_fairseq_generate_translates_every_sentence(tiny: Path, tmp_path: Path) 
 def test_fairseq_validate_logs_finite_numbers(options: list[str], names: list[str], tiny: Path, tmp_path: Path) -> None:
     options = [*options, "--valid-subset", "valid", "--batch-size", "4", "--log-format", "json", "--log-interval", "1"]
     checkpoint = ["--path", tiny / "run" / "checkpoint_last.pt"]
-    result = run(["fairseq-validate", tiny / "bin", *TASK, *checkpoint, *options], cwd=tmp_path)
+    result = run_anew(["fairseq-validate", tiny / "bin", *TASK, *checkpoint, *options], cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
     (record,) = records(result, "valid")
     assert float(record["valid_bsz"]) == 4 * VALID_SENTENCES
@@ -48,7 +49,7 @@ def test_a_script_that_imports_mmt_trains_with_our_trainer(user_dir: list[str], 
     options = [*ROUTINGS["token_task"], "--max-update", "1", "--disable-validation"]
     command = train_command(toy_data, tmp_path / "run", *options)
     arguments = [word for word in command[1:] if word not in PLUGIN]
-    result = run(["python", "-c", script, *arguments, *user_dir], cwd=tmp_path)
+    result = run_anew(["python", "-c", script, *arguments, *user_dir], cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
     # Not from the log: whoever imports fairseq's models first gets the logging of one of them, at level DEBUG.
     saved = torch.load(tmp_path / "run" / "checkpoint_last.pt")

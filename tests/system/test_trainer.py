@@ -131,6 +131,7 @@ def test_an_epoch_that_is_gone_on_with_by_larger_updates_is_not_begun_again(toy_
     [
         (["--optimizer", "adafactor"], "--optimizer adafactor looks at whole matrices"),
         (["--store-ema"], "--store-ema does not go with --expert-parallel-size"),
+        (["--fp16"], "--fp16 does not go with --expert-parallel-size, --tensor-parallel-size and --zero on several"),
     ],
 )
 def test_what_does_not_go_with_parts_of_a_model_is_refused(
