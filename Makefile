@@ -9,7 +9,7 @@ PYTHON  ?= python3
 TORCH   ?= torch==2.13.0
 RECIPE  ?= $(if $(INPUT),own_data,software50)
 PRESET  ?= $(call default,preset)
-ROUTING ?= token_task
+ROUTING ?= $(call default,model)
 RUN     ?= $(call default,run)
 INPUT   ?=
 ARGS    ?=
@@ -80,4 +80,4 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@touch $@
 
 clean:  ## remove .venv and caches; data/ and runs/ stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache
+	$(SHOW)rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache

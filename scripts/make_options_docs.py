@@ -22,8 +22,16 @@ HEAD = """\
 # Options
 
 Every option has two names: `--moe-top-k` for `fairseq-train`, and `model.moe_top_k` for recipes (`mmt train`) and
-`fairseq-hydra-train`. What they mean together is explained in [training.md](training.md). All other options of
-`fairseq-train` work as ever.
+`fairseq-hydra-train`. What they mean together is explained in [training.md](training.md). Other options of
+`fairseq-train` work as ever, but for these, which are refused by name:
+
+- with experts `--encoder-layerdrop`, `--decoder-layerdrop`, `--offload-activations`, `--quant-noise-pq`, and activation
+  functions other than relu and gelu;
+- with `fused_adam` `--use-old-adam` and `--fp16-adam-stats`;
+- on a mesh of several processes `--fp16`, `--amp`, `--memory-efficient-fp16`, `--memory-efficient-bf16`, `--store-ema`,
+  `--use-bmuf`, and the optimizers adafactor and lamb;
+- fairseq's own ways to share out a model, which `--zero`, `--expert-parallel-size` and `--tensor-parallel-size`
+  replace.
 
 This page is made from the code by `make docs`.
 """
