@@ -58,13 +58,11 @@ class _ProjectAndScore(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(features_ND)
         features, weight = features_ND.to(dtype), weight_VD.to(dtype)
-        loss, nll = torch.zeros(2, device=features.device).unbind()
+        sums = torch.zeros(2, device=features.device)
         grad_features_ND = torch.empty_like(features_ND)
         grad_weight_VD: Tensor | None = None
         for rows, logits_CV in _project(features, weight, split, memory):
-            chunk_loss, chunk_nll = _score(logits_CV, target_N[rows], label_smoothing, split, wants_gradient=True)
-            loss += chunk_loss
-            nll += chunk_nll
+            sums += _score(logits_CV, target_N[rows], label_smoothing, split, wants_gradient=True)
             grad_features_ND[rows] = logits_CV @ weight
             chunk_grad_weight = (logits_CV.t() @ features[rows]).to(weight_VD.dtype)
             grad_weight_VD = chunk_grad_weight if grad_weight_VD is None else grad_weight_VD.add_(chunk_grad_weight)
@@ -73,6 +71,7 @@ class _ProjectAndScore(torch.autograd.Function):
         ctx.save_for_backward(
             grad_features_ND, torch.zeros_like(weight_VD) if grad_weight_VD is None else grad_weight_VD
         )
+        loss, nll = sums.unbind()
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
@@ -118,12 +117,13 @@ def _even_slices(total: int, at_most: int) -> Iterator[slice]:
 
 def _score(
     logits_CV: Tensor, target_C: Tensor, label_smoothing: float, split: VocabularySplit | None, wants_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Return the loss and the negative log-likelihood; ``logits_CV`` becomes its own gradient, if that is wanted."""
+) -> Tensor:
+    """Return loss and negative log-likelihood, ``(2,)``; ``logits_CV`` becomes its own gradient, if that is wanted."""
     num_words = logits_CV.size(1)
     # loss = (1 - smoothing - share) * nll + share * sum over the vocabulary of -log p: fairseq's definition.
     share = label_smoothing / ((num_words if split is None else split.num_words) - 1)
-    loss, nll = torch.zeros(2, device=logits_CV.device).unbind()
+    sums = torch.zeros(2, device=logits_CV.device)
+    loss, nll = sums.unbind()
     most_words = _most_words(num_words, split)
     at_once = tokens_per_softmax(most_words, on_gpu=logits_CV.is_cuda, is_split=split is not None)
     # The same memory for all rows: on CPUs fresh memory costs more than what is computed in it.
@@ -151,11 +151,9 @@ def _score(
             at_target = grad_logits.new_full((), label_smoothing + share - 1.0).expand_as(target)
             grad_logits.scatter_add_(1, target, at_target if is_here_R1 is None else at_target * is_here_R1)
             logits.copy_(grad_logits)
-    if split is None:
-        return loss, nll
-    sums = torch.stack([loss, nll])
-    dist.all_reduce(sums, group=split.group)
-    return sums[0], sums[1]
+    if split is not None:
+        dist.all_reduce(sums, group=split.group)
+    return sums
 
 
 def project_and_score(
@@ -183,9 +181,8 @@ def project_and_score(
     if torch.is_grad_enabled() and (features_ND.requires_grad or weight_VD.requires_grad):
         return _ProjectAndScore.apply(features_ND, weight_VD, target_N, label_smoothing, split, memory)
     dtype = compute_dtype(features_ND)
-    loss, nll = torch.zeros(2, device=features_ND.device).unbind()
+    sums = torch.zeros(2, device=features_ND.device)
     for rows, logits_CV in _project(features_ND.to(dtype), weight_VD.to(dtype), split, memory):
-        chunk_loss, chunk_nll = _score(logits_CV, target_N[rows], label_smoothing, split, wants_gradient=False)
-        loss += chunk_loss
-        nll += chunk_nll
+        sums += _score(logits_CV, target_N[rows], label_smoothing, split, wants_gradient=False)
+    loss, nll = sums.unbind()
     return loss, nll
