@@ -115,7 +115,6 @@ class _Called(TorchDispatchMode):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("key_padding_mask", [None, padding(LENGTH)], ids=["full", "padded"])
 @pytest.mark.parametrize("attn_mask", [None, FUTURE], ids=["all", "causal"])
 def test_a_gpu_computes_the_same_with_a_kernel_that_fits_every_shape(

@@ -314,7 +314,6 @@ def test_no_tensor_grows_with_tokens_times_experts_times_capacity() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @every_router
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_layer_computes_the_same_on_a_gpu(router: str, dtype: torch.dtype) -> None:

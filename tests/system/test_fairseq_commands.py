@@ -1,4 +1,7 @@
-"""fairseq's own commands use our models, from any folder."""
+"""fairseq's own commands use our models, from any folder.
+
+All of them start anew: fairseq imports the plugin while it imports itself.
+"""
 
 import math
 from pathlib import Path
@@ -8,7 +11,6 @@ import torch
 
 from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, records, run_anew, train_command
 
-# All of them start anew: fairseq imports the plugin while it imports itself.
 TASK = [*PLUGIN, "--task", "multilingual_moe_translation", *LANGUAGE_TOKENS, "--num-workers", "0", "--cpu"]
 VALID_SENTENCES = 4  # of each of the tiny model's four directions
 

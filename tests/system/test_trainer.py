@@ -26,7 +26,6 @@ def test_bf16_trains_float32_parameters(toy_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_bf16_trains_and_translates_on_cuda(toy_data: Path, tmp_path: Path) -> None:
     options = [*ROUTINGS["token_task"], "--max-update", "20", "--disable-validation", "--bf16"]
     result = run([word for word in train_command(toy_data, tmp_path, *options) if word != "--cpu"])
@@ -43,7 +42,6 @@ def test_bf16_trains_and_translates_on_cuda(toy_data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_a_gpu_gives_the_losses_of_a_cpu(routing: str, toy_data: Path, tmp_path: Path) -> None:
     command = train_command(toy_data, tmp_path, *ROUTINGS[routing], "--max-update", "5", "--disable-validation")
