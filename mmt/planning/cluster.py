@@ -9,7 +9,8 @@ from mmt.errors import UserError
 
 FOLDER = Path(__file__).parent / "clusters"
 GIB = 2**30
-_KINDS = {"nodes": "whole number", "gpus_per_node": "whole number", "reserved_gib": "number from 0 on"}
+_COUNT, _AT_LEAST_ZERO, _POSITIVE = "whole number above 0", "number from 0 on", "number above 0"
+_KINDS = {"nodes": _COUNT, "gpus_per_node": _COUNT, "reserved_gib": _AT_LEAST_ZERO}
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ def read_cluster(name: str) -> Cluster:
             raise UserError(f"--cluster {path}: {key} is missing")
         if key in ("name", "note"):
             continue
-        kind = _KINDS.get(key, "number above 0")
-        types = int if kind == "whole number" else (int, float)
-        least = 0 if kind == "number from 0 on" else 1e-9
-        if isinstance(values[key], bool) or not isinstance(values[key], types) or not values[key] >= least:
+        kind = _KINDS.get(key, _POSITIVE)
+        types = int if kind == _COUNT else (int, float)
+        is_number = isinstance(values[key], types) and not isinstance(values[key], bool)
+        if not is_number or not (values[key] >= 0 if kind == _AT_LEAST_ZERO else values[key] > 0):
             raise UserError(f"--cluster {path}: {key} must be a {kind}, but is {values[key]!r}")
     return Cluster(**values)

@@ -70,8 +70,8 @@ def test_a_mistake_is_one_line_that_names_the_option(arguments: list[str], messa
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("nodes: 1.5", "nodes must be a whole number, but is 1.5"),
-        ("nodes: 0", "nodes must be a whole number, but is 0"),
+        ("nodes: 1.5", "nodes must be a whole number above 0, but is 1.5"),
+        ("nodes: 0", "nodes must be a whole number above 0, but is 0"),
         ("efficiency: 0", "efficiency must be a number above 0, but is 0"),
         ("reserved_gib: -3", "reserved_gib must be a number from 0 on, but is -3"),
         ("nodes: [", "not YAML: while parsing"),

@@ -177,7 +177,7 @@ def test_checkpointed_activations_need_less_memory_and_more_time(zcode: PlannedM
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"nodes": 0}, "nodes must be a whole number, but is 0"),
+        ({"nodes": 0}, "nodes must be a whole number above 0, but is 0"),
         ({"nods": 1}, "unknown 'nods'"),
         ({"teraflops": "many"}, "teraflops must be a number above 0, but is 'many'"),
     ],
