@@ -129,6 +129,11 @@ class MoETransformerModel(TransformerModelBase):
         Raises:
             UserError: if the number of embeddings differs.
         """
+        for side in ("encoder", "decoder"):
+            # fairseq takes a state without a version (its moving average makes such) for one from before there was a
+            # norm after the last layer, and removes that of the model.
+            if f"{side}.layer_norm.weight" in state_dict:
+                state_dict.setdefault(f"{side}.version", getattr(self, side).version)
         super().upgrade_state_dict_named(state_dict, name)
         for side in ("encoder", "decoder"):
             saved = state_dict.get(f"{side}.embed_tokens.weight")

@@ -226,6 +226,14 @@ def test_a_router_that_looks_at_the_whole_batch_is_refused_in_the_decoder(monkey
     tiny_model(moe_experts=4, decoder_routing="dense")
 
 
+def test_a_state_without_a_version_leaves_the_norms_after_the_last_layers_where_they_are() -> None:
+    model = tiny_model(encoder_normalize_before=True, decoder_normalize_before=True)
+    state = {key: value for key, value in model.state_dict().items() if not key.endswith(".version")}
+    model.load_state_dict(state, strict=False)
+    assert model.encoder.layer_norm is not None and model.decoder.layer_norm is not None
+    assert model.decoder.version.item() == 3
+
+
 def test_a_dictionary_that_does_not_fit_the_checkpoint_is_refused_with_both_sizes() -> None:
     small = tiny_model(moe_experts=0)
     task = tiny_task(words=25)

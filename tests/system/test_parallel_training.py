@@ -108,6 +108,20 @@ def test_the_same_tokens_are_dropped(
     assert_same_weights(tmp_path / "checkpoint_last.pt", reference(routing, 1, *capacity))
 
 
+def test_the_moving_average_is_that_of_one_process(reference, toy_data: Path, tmp_path: Path) -> None:
+    average = ["--store-ema", "--ema-decay", "0.5", "--encoder-normalize-before", "--decoder-normalize-before"]
+    train_together(2, toy_data, tmp_path, *ROUTINGS["token"], *OPTIONS, *batch_options(2, 1), *average)
+    two, one = (
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+        for path in (tmp_path / "checkpoint_last.pt", reference("token", 1, *average))
+    )
+    assert two["extra_state"]["ema"].keys() == one["extra_state"]["ema"].keys() == one["model"].keys()
+    for name, expected in one["extra_state"]["ema"].items():
+        torch.testing.assert_close(two["extra_state"]["ema"][name], expected, rtol=0.0, atol=1e-5, msg=name)
+    projection = "decoder.layers.0.fc1.weight"
+    assert not torch.equal(one["extra_state"]["ema"][projection], one["model"][projection])
+
+
 def test_chunks_that_do_not_fit_the_experts_are_refused_in_one_line(toy_data: Path, tmp_path: Path) -> None:
     command = train_command(toy_data, tmp_path, *ROUTINGS["token"], *OPTIONS, EXPERTS, "2", CHUNKS, "3")
     result = run([*launcher(2), *command], timeout=120)
