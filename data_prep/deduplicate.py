@@ -15,7 +15,13 @@ from typing import Any
 
 from data_prep.errors import DataError, run_program
 from data_prep.files import stable_hash
-from data_prep.options import add_common_options, add_recipe_options, chosen_recipe, set_up_logging
+from data_prep.options import (
+    add_common_options,
+    add_recipe_options,
+    chosen_recipe,
+    refuse_without_effect,
+    set_up_logging,
+)
 from data_prep.pairs import pair_name, pairs_in, read_rows, write_rows
 from data_prep.recipe import PIVOT
 from data_prep.steps import Unit, add_counts, in_processes
@@ -142,6 +148,7 @@ def main() -> None:
     args = parser.parse_args()
     set_up_logging(args)
     if args.recipe is None:  # users' own text: only repeats of a whole pair go
+        refuse_without_effect(args, "without --recipe", "--preset", "--languages")
         print(describe(deduplicate(args.input, args.output, pairs_in(args.input), args.jobs, one_translation=False)))
         return
     recipe, preset, languages = chosen_recipe(args)

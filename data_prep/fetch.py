@@ -51,14 +51,26 @@ class Fetcher:
         manifest = read_json(output / "manifest.json")
         self.entries: list[Entry] = manifest if isinstance(manifest, list) else []
         self._apt: Apt | None = None
+        self._forget_damaged()
+
+    def _forget_damaged(self) -> None:
+        """Remove packages of which a file is gone, or has another hash than the manifest or the record says."""
+        damaged = {(e["source"], e["package"]) for e in self.entries if not self._is_whole(e)}
+        for entry in [e for e in self.entries if (e["source"], e["package"]) in damaged]:
+            remove(self.output / entry["source"] / entry["file"])
+            self.entries.remove(entry)
+
+    def _is_whole(self, entry: Entry) -> bool:
+        path = self.output / entry["source"] / entry["file"]
+        recorded = self.recorded.get((entry["package"], entry["version"]), entry["sha256"])
+        return path.is_file() and sha256_of(path) == entry["sha256"] == recorded
 
     def has(self, source: Source, package: str) -> bool:
-        """Whether the package's files are there, were asked for with today's languages, and have their hashes."""
+        """Whether the package's files are there, and were asked for with today's languages."""
         entries = [e for e in self.entries if e["source"] == source.name and e["package"] == package]
         if source.registry == "apt-descriptions" and any(e.get("asked_for") != self.locales for e in entries):
             return False
-        paths = [self.output / source.name / e["file"] for e in entries]
-        return bool(entries) and all(p.is_file() and sha256_of(p) == e["sha256"] for p, e in zip(paths, entries))
+        return bool(entries)
 
     def add(
         self,
@@ -183,13 +195,15 @@ def _retried(work: Callable[[], Any]) -> Any:
 
 
 def read_versions(recipe: Recipe) -> dict[tuple[str, str], str]:
-    """The recipe's ``versions.tsv``: hashes of the packages it was made with, by name and version."""
-    path = recipe.folder / "versions.tsv"
-    rows = [line.split("\t") for line in read_text(path).splitlines()[1:] if line] if path.is_file() else []
-    for row in rows:
-        if len(row) != 3:
-            raise DataError(f"{path}: {row[0]!r} has {len(row)} fields, but must have package, version and sha256")
-    return {(package, version): sha256 for package, version, sha256 in rows}
+    """``versions.tsv`` of the recipe and of those that it extends: hashes of packages, by name and version."""
+    recorded = {}
+    for path in recipe.version_files:
+        rows = [line.split("\t") for line in read_text(path).splitlines()[1:] if line] if path.is_file() else []
+        for row in rows:
+            if len(row) != 3:
+                raise DataError(f"{path}: {row[0]!r} has {len(row)} fields, but must have package, version and sha256")
+            recorded[row[0], row[1]] = row[2]
+    return recorded
 
 
 def fetch(recipe: Recipe, sources: list[Source], output: Path, locales: list[str]) -> Fetcher:

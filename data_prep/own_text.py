@@ -96,7 +96,9 @@ def take_in(source: Path, output: Path, languages: list[str] | None) -> dict[str
         raise DataError(f"--input: no such file or folder: {source}")
     if source.is_file() and not source.name.endswith(TABLE_ENDINGS):
         raise DataError(f"--input: a table must end in {', '.join(TABLE_ENDINGS)}, but is {source.name}")
-    unit = Unit("own_text", VERSION, output, {"languages": languages}, [source])
+    # Not the folder itself: it may be the one that all data is written below.
+    files = [source] if source.is_file() else [p for found in _folder_files(source).values() for p in found.values()]
+    unit = Unit("own_text", VERSION, output, {"languages": languages}, files)
     return unit.make(lambda temporary: _take_in(source, temporary, languages))
 
 

@@ -66,7 +66,7 @@ class Recipe:
     """Everything ``data_prep.run`` needs to know."""
 
     name: str
-    folder: Path
+    version_files: tuple[Path, ...]
     work_name: str
     languages: dict[str, Language]
     sources: dict[str, Source]
@@ -195,7 +195,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise DataError(f"{path}: cleaning: placeholders must be drop or keep, but is {placeholders!r}")
     return Recipe(
         name=path.parent.name,
-        folder=path.parent,
+        version_files=(*(base.version_files if base else ()), path.parent / "versions.tsv"),
         work_name=base.work_name if base else path.parent.name,
         languages=languages,
         sources=sources,

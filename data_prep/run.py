@@ -18,9 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.errors import DataError, run_program
-from data_prep.options import add_common_options, add_recipe_options, chosen_recipe, set_up_logging
+from data_prep.options import (
+    add_common_options,
+    add_recipe_options,
+    chosen_recipe,
+    refuse_without_effect,
+    set_up_logging,
+)
 from data_prep.pairs import pair_name
-from data_prep.recipe import PIVOT, REPOSITORY, load_recipe
+from data_prep.recipe import PIVOT, REPOSITORY
 
 DEFAULT_VOCAB_SIZE = 8_000
 # Below data/evalsets: test text that users bring; no step writes there.
@@ -43,13 +49,13 @@ def _own_evalsets(args: argparse.Namespace) -> list[object]:
     return ["--evalsets", own] if own.is_dir() else []
 
 
-def recipe_commands(args: argparse.Namespace) -> tuple[list[Command], Path]:
-    """The commands that make a preset of a recipe, and the folder they make."""
-    recipe = load_recipe(args.recipe)
-    preset = recipe.preset(args.preset)
-    codes = [language.code for language in chosen_recipe(args)[2]]
+def recipe_commands(args: argparse.Namespace) -> tuple[list[Command], Path, Path]:
+    """The commands that make a preset of a recipe, the folder they make, and the one of what they make on the way."""
+    recipe, preset, languages = chosen_recipe(args)
+    codes = [language.code for language in languages]
     output = args.output or args.data / recipe.name / preset.name
-    corpus = args.data / recipe.work_name / f"corpus-{preset.corpus}"
+    work = args.data / recipe.work_name
+    corpus = work / f"corpus-{preset.corpus}"
     downloads, raw, clean, unique = (corpus / name for name in ("downloads", "raw", "clean", "unique"))
     chosen: list[object] = ["--recipe", args.recipe, "--preset", preset.name]
     only: list[object] = ["--languages", ",".join([PIVOT, *codes])] if args.languages else []
@@ -72,18 +78,21 @@ def recipe_commands(args: argparse.Namespace) -> tuple[list[Command], Path]:
     evaluation += _own_evalsets(args)
     pairs = ["--pairs", ",".join(pair_name(PIVOT, code) for code in codes)]
     limit = _optional("--max-pairs", preset.max_pairs if args.max_pairs is None else args.max_pairs)
-    commands.append(_step("split", "--input", unique, "--output", output / "text", *pairs, *evaluation, *limit, *jobs))
+    rule = ["--held-out-rule", args.held_out_rule]
+    commands.append(
+        _step("split", "--input", unique, "--output", output / "text", *pairs, *evaluation, *rule, *limit, *jobs)
+    )
     vocab_size = args.vocab_size or preset.vocab_size
-    return commands + _spm_and_bin(args, output, vocab_size), output
+    return commands + _spm_and_bin(args, output, vocab_size), output, work
 
 
-def own_text_commands(args: argparse.Namespace) -> tuple[list[Command], Path]:
-    """The commands that make data of the user's own text, and the folder they make."""
+def own_text_commands(args: argparse.Namespace) -> tuple[list[Command], Path, Path]:
+    """The commands that make data of the user's own text, the folder they make, and that of what is on the way."""
     if not args.input.exists():
         raise DataError(f"--input: no such file or folder: {args.input}")
     name = args.name or Path(os.path.abspath(args.input)).name.split(".")[0]
-    output = args.output or args.data / name / "default"
-    corpus = args.data / name / "corpus"
+    work = args.data / name
+    output, corpus = args.output or work / "default", work / "corpus"
     only: list[object] = ["--languages", args.languages] if args.languages else []
     jobs: list[object] = ["--jobs", args.jobs]
     sets: list[object] = ["--sets", corpus / "own"]
@@ -95,7 +104,7 @@ def own_text_commands(args: argparse.Namespace) -> tuple[list[Command], Path]:
             "--held-out-rule", args.held_out_rule, *_optional("--max-pairs", args.max_pairs), *jobs,
         ),
     ]  # fmt: skip
-    return commands + _spm_and_bin(args, output, args.vocab_size or DEFAULT_VOCAB_SIZE), output
+    return commands + _spm_and_bin(args, output, args.vocab_size or DEFAULT_VOCAB_SIZE), output, work
 
 
 def _spm_and_bin(args: argparse.Namespace, output: Path, vocab_size: int) -> list[Command]:
@@ -157,8 +166,8 @@ def main() -> None:
     )
     parser.add_argument(
         "--held-out-rule", choices=["near", "exact"], default="near",
-        help="for your own text: drop training sentences that are near-duplicates of validation or test sentences, or "
-        "only equal ones (default: near)",
+        help="drop training sentences that are near-duplicates of validation or test sentences, or only equal ones "
+        "(default: near)",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     add_common_options(parser)
@@ -166,12 +175,17 @@ def main() -> None:
     set_up_logging(args)
     if (args.recipe is None) == (args.input is None):
         raise DataError("give either --recipe NAME or --input FOLDER_OR_TSV")
-    commands, output = own_text_commands(args) if args.input else recipe_commands(args)
+    if args.recipe:
+        refuse_without_effect(args, "with --recipe", "--name")
+    else:
+        refuse_without_effect(args, "with --input", "--preset")
+    if args.spm_model:
+        refuse_without_effect(args, "with --spm-model, which has its own", "--vocab-size")
+    commands, output, work = own_text_commands(args) if args.input else recipe_commands(args)
     if args.dry_run:
         for command in commands:
             print(shlex.join(command))
         return
-    work = args.data / (load_recipe(args.recipe).work_name if args.recipe else output.parent.name)
     with only_one(work):
         run_commands(commands, args.verbose)
     print(f"ready: {output / 'bin'}")

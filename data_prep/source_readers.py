@@ -11,6 +11,7 @@ from typing import Any
 from data_prep.archives import read_members
 from data_prep.errors import DataError
 from data_prep.evalsets import check_hash
+from data_prep.files import read_json
 from data_prep.readers.ddtp import read_ddtp
 from data_prep.readers.mallard import read_pages
 from data_prep.readers.mo import read_mo
@@ -26,14 +27,17 @@ _LOCALE = r"(?P<locale>[a-z]{2,3}(?:[_-][A-Za-z]+)?)"
 
 
 def archives_of(source: Source, downloads: Path) -> list[Path]:
-    """The files of a source that are there: in the repository, or in the folder of downloads."""
+    """The files of a source that are there: in the repository, or among the downloads of today's packages."""
     if source.path:
         path = REPOSITORY / source.path
         if not path.is_file():
             raise DataError(f"source {source.name}: no such file: {path}")
         check_hash(path)
         return [path]
-    return sorted(p for p in (downloads / source.name).glob("*") if p.is_file() and not p.name.endswith(".json"))
+    manifest = read_json(downloads / "manifest.json")
+    entries = manifest if isinstance(manifest, list) else []
+    wanted = (e for e in entries if e["source"] == source.name and e["package"] in source.packages)
+    return sorted(downloads / source.name / entry["file"] for entry in wanted)
 
 
 def _by_locale(languages: list[Language]) -> dict[str, tuple[int, str]]:
@@ -148,7 +152,7 @@ def read_descriptions(
     for locale in sorted(by_locale, key=lambda loc: locales.get(loc, (0, ""))):
         if locale in locales:
             add_counts(counts, {"catalogs": len(by_locale[locale])})
-            yield locales[locale][1], read_ddtp(by_locale[PIVOT], by_locale[locale])
+            yield locales[locale][1], read_ddtp(by_locale[PIVOT], by_locale[locale], counts)
 
 
 def read_help_pages(

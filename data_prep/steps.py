@@ -50,18 +50,24 @@ def _added(output: Path) -> list[str]:
     return [name for name in _sizes(output) if name not in recorded]
 
 
+def _changed(output: Path) -> list[str]:
+    """The files of ``output`` that are not as its step left them: added, of another size, or gone."""
+    recorded, sizes = _recorded(output), _sizes(output)
+    return [name for name in sorted(recorded | sizes) if recorded.get(name) != sizes.get(name)]
+
+
 def fingerprint(path: Path) -> str:
-    """Identity of an input: its own step's identity if a step made it, and sizes and times of all other files."""
+    """Identity of an input: its own step's identity if a step made it, and sizes and times of what no step left so."""
     stats = read_json(stats_path(path))
     identity = str(stats["identity"]) if isinstance(stats, dict) and "identity" in stats else ""
     if identity:
-        files = [path / name for name in _added(path)]
+        files = [path / name if name else path for name in _changed(path)]
         if not files:
             return identity
     else:
         files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
-    times = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return identity + hashlib.sha256(repr(times).encode()).hexdigest()
+    states = [(f.name, *((f.stat().st_size, f.stat().st_mtime_ns) if f.is_file() else ())) for f in files]
+    return identity + hashlib.sha256(repr(states).encode()).hexdigest()
 
 
 @dataclass

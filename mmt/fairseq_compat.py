@@ -22,6 +22,7 @@ import torch
 from fairseq import checkpoint_utils, options
 from fairseq import utils as fairseq_utils
 from fairseq.data import data_utils
+from fairseq.data.multilingual.sampled_multi_epoch_dataset import SampledMultiEpochDataset
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
@@ -45,6 +46,8 @@ DEAD_FLAGS = {  # how it is typed, and what does the same
     ("pipeline_model_parallel", True): ("--pipeline-model-parallel", "--tensor-parallel-size"),
 }
 
+TWO_PRECISIONS = "--bf16 is one precision, and --fp16 or --amp another: choose one (common.bf16=false in a recipe)"
+
 
 def apply() -> None:
     """Apply every workaround once."""
@@ -61,6 +64,7 @@ def apply() -> None:
     for bar in (progress_bar.BaseProgressBar, progress_bar.JsonProgressBar):
         _wrap(bar, "_format_stats", _format_without_sums)
     _wrap(data_utils, "batch_by_size", _batch_by_size_without_loss)
+    _wrap(SampledMultiEpochDataset, "_next_virtual_epoch", _next_virtual_epoch_as_if_never_stopped)
     _wrap(distributed_utils, "infer_init_method", _infer_torchrun_before_counting_devices)
     _wrap(distributed_utils, "_infer_torch_distributed_launch_init", _infer_torchrun_on_any_device)
 
@@ -202,6 +206,17 @@ def _batch_by_size_without_loss(
     return [*batches, lost] if len(lost) > 0 else batches
 
 
+def _next_virtual_epoch_as_if_never_stopped(original: Callable[..., None], dataset: Any, epoch: int) -> None:
+    """Go through the data in the same order, whether or not the training has stopped (``--virtual-epoch-size``).
+
+    fairseq draws the order of a pass in the first virtual epoch that it sees of it, with that epoch's number as seed.
+    """
+    first_of_pass = epoch - (epoch - 1) % dataset.num_virtual_epochs
+    if dataset._random_global_indices is None and first_of_pass < epoch:
+        original(dataset, first_of_pass)
+    original(dataset, epoch)
+
+
 def _checkpointed_with_autocast(
     original: Callable[..., Any], forward: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
@@ -220,7 +235,12 @@ def _parse_args_without_traps(original: Callable[..., Any], *args: Any, **kwargs
     """Undo ``args.tpu = True``, which fairseq sets for every ``--bf16`` run, keep ``--cpu`` away from NCCL, do what
     ``--save-async`` asks for ourselves, and refuse flags whose engine is dead.
     """
-    parsed = original(*args, **kwargs)
+    try:
+        parsed = original(*args, **kwargs)
+    except ValueError as error:
+        if "Cannot combine --fp16 and --tpu" in str(error):
+            raise UserError(TWO_PRECISIONS) from error
+        raise
     namespace = parsed[0] if isinstance(parsed, tuple) else parsed
     asked_for_tpu = "--tpu" in (kwargs.get("input_args") or sys.argv)
     if getattr(namespace, "bf16", False) and not asked_for_tpu:
@@ -233,6 +253,12 @@ def _parse_args_without_traps(original: Callable[..., Any], *args: Any, **kwargs
         namespace.write_checkpoints_asynchronously, namespace.save_in_background = False, True
     refuse_dead_flags(namespace)
     return parsed
+
+
+def refuse_two_precisions(common: Any) -> None:
+    """Refuse ``--bf16`` together with float16: fairseq takes the first for a TPU's, and ours would mix them."""
+    if common.bf16 and (common.fp16 or common.amp):
+        raise UserError(TWO_PRECISIONS)
 
 
 def refuse_dead_flags(distributed_config: Any) -> None:

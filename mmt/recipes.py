@@ -78,7 +78,7 @@ def compose(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
         for key in values:
             _check_key(config, key, names)
         # "++": the key may be in the recipe's files or not. Hydra alone would refuse a valid key that no file mentions.
-        config = _compose(folder, choices + [f"++{key}={value}" for key, value in values.items()])
+        config = _compose(folder, choices + [f"++{key}={_quoted(value)}" for key, value in values.items()])
         _check_keys(config, where)
     try:
         add_defaults(config)
@@ -110,6 +110,13 @@ def _split(folder: Path, overrides: Iterable[str]) -> tuple[list[str], dict[str,
         else:
             choices.append(override)
     return choices, values
+
+
+def _quoted(value: str) -> str:
+    """Quote text with commas, such as ``en-de,de-en``, which to Hydra is a list of values to try in turn."""
+    if "," not in value or value[0] in "[{'\"":
+        return value
+    return "'" + value.replace("'", "\\'") + "'"
 
 
 def _compose(folder: Path, overrides: list[str]) -> DictConfig:

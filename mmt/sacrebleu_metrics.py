@@ -13,6 +13,10 @@ METRIC_NAMES = {"bleu": "BLEU", "chrf": "chrF++"}
 
 # Scripts without spaces between words for which sacreBLEU has no word tokenizer.
 CHARACTER_LANGUAGES = frozenset({"th", "lo", "km", "my", "bo", "dz"})
+_TWO_LETTERS = {
+    "zho": "zh", "cmn": "zh", "yue": "zh", "jpn": "ja", "kor": "ko",
+    "tha": "th", "lao": "lo", "khm": "km", "mya": "my", "bod": "bo", "dzo": "dz",
+}  # fmt: skip
 _NEEDED_MODULE = {"ja-mecab": "MeCab", "ko-mecab": "mecab_ko"}
 
 
@@ -26,7 +30,7 @@ def tokenizer_for_language(language: str) -> str:
         language: a code such as "de", "zh_CN" or "zho_Hans".
     """
     code = language.replace("-", "_").split("_")[0].lower()
-    code = {"zho": "zh", "jpn": "ja", "kor": "ko", "tha": "th", "lao": "lo", "khm": "km", "mya": "my"}.get(code, code)
+    code = _TWO_LETTERS.get(code, code)
     if code == "zh":
         return "zh"
     if code in ("ja", "ko"):

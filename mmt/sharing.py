@@ -84,14 +84,10 @@ class Claims:
             if descriptor is not None:
                 os.close(descriptor)
 
-    def in_turn(self, names: Iterable[str], *, waits: bool = True) -> Iterator[str]:
+    def in_turn(self, names: Iterable[str]) -> Iterator[str]:
         """Yield the names, each when no other process has it; it is claimed until the next one is asked for.
 
         Another process may have done meanwhile what was to be done: that is for the caller to find out.
-
-        Args:
-            names: of the pieces of work.
-            waits: for what other processes have claimed; without, it is left to them.
         """
         todo = list(names)
         while todo:
@@ -102,6 +98,6 @@ class Claims:
                         yield name
                     else:
                         claimed_by_others.append(name)
-            todo = claimed_by_others if waits else []
+            todo = claimed_by_others
             if todo:
                 time.sleep(WAIT_S)

@@ -17,9 +17,11 @@ from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCros
 from mmt.distributed.checkpoint import newest_first, reading_with
 from mmt.distributed.saving_trainer import SavingTrainer
 from mmt.errors import CheckpointDamaged, UserError
-from mmt.fairseq_compat import refuse_dead_flags, switched_off
+from mmt.fairseq_compat import refuse_dead_flags, refuse_two_precisions, switched_off
 from mmt.modules.collectives import own_part
 from mmt.modules.moe_layer import moe_layers
+from mmt.sacrebleu_metrics import METRICS
+from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class MoETrainer(SavingTrainer):
 
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
         refuse_dead_flags(cfg.distributed_training)
+        refuse_two_precisions(cfg.common)
+        _check_best_metric(cfg.checkpoint.best_checkpoint_metric, task)
         if moe_layers(model) and not isinstance(criterion, MoELabelSmoothedCrossEntropyCriterion):
             logger.warning(
                 "--criterion %s trains without a balance loss, and logs nothing of the experts: use "
@@ -62,8 +66,17 @@ class MoETrainer(SavingTrainer):
         return switched_off(cfg.common, "bf16") if self.autocasts else contextlib.nullcontext()
 
     def _build_optimizer(self) -> None:
+        for option in ("memory_efficient_bf16", "memory_efficient_fp16"):
+            if self.cfg.common[option] and self.cfg.optimizer._name == "fused_adam":  # its moments would have 16 bits
+                raise UserError(f"--{option.replace('_', '-')} does not work with --optimizer fused_adam: use adam")
         with self._without_fairseqs_bf16(self.cfg):
             super()._build_optimizer()
+
+    def _build_ema(self) -> None:
+        super()._build_ema()
+        if self._ema is not None:  # fairseq would average whole numbers too, which torch refuses
+            state = self._ema.get_model().state_dict()
+            self._ema.skip_keys |= {key for key, tensor in state.items() if not tensor.is_floating_point()}
 
     def _fp_convert_sample(self, sample: Any) -> Any:
         return sample if self.autocasts else super()._fp_convert_sample(sample)
@@ -179,6 +192,18 @@ class MoETrainer(SavingTrainer):
                 "%d batches are not a multiple of %d processes x --update-freq %d: the last %d are seen again",
                 seen, now, of_an_update, again,
             )  # fmt: skip
+
+
+def _check_best_metric(metric: str, task: Any) -> None:
+    """Refuse a ``--best-checkpoint-metric`` that no validation of ``task`` will have."""
+    name, _, direction = metric.partition("_")
+    if name not in METRICS or not isinstance(task, MultilingualMoETranslationTask):
+        return
+    option = f"--best-checkpoint-metric {metric}"
+    if not task.args.eval_bleu:
+        raise UserError(f"{option} needs --eval-bleu (task.eval_bleu=true in a recipe)")
+    if direction and direction not in task.lang_pairs:
+        raise UserError(f"{option}: {direction} is not one of the directions {', '.join(task.lang_pairs)}")
 
 
 def _is_not_finite(gradient: torch.Tensor | None) -> bool:

@@ -27,7 +27,8 @@ Every option has two names: `--moe-top-k` for `fairseq-train`, and `model.moe_to
 
 - with experts `--encoder-layerdrop`, `--decoder-layerdrop`, `--offload-activations`, `--quant-noise-pq`, and activation
   functions other than relu and gelu;
-- with `fused_adam` `--use-old-adam` and `--fp16-adam-stats`;
+- with `fused_adam` `--use-old-adam`, `--fp16-adam-stats`, `--memory-efficient-fp16` and `--memory-efficient-bf16`;
+- `--bf16` together with `--fp16` or `--amp`;
 - on a mesh of several processes `--fp16`, `--amp`, `--memory-efficient-fp16`, `--memory-efficient-bf16`, `--store-ema`,
   `--use-bmuf`, and the optimizers adafactor and lamb;
 - fairseq's own ways to share out a model, which `--zero`, `--expert-parallel-size` and `--tensor-parallel-size`

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import IO
 
@@ -16,7 +17,8 @@ import pytest
 import torch
 from fairseq import checkpoint_utils, file_io, options, trainer
 from fairseq import utils as fairseq_utils
-from fairseq.data import data_utils
+from fairseq.data import ListDataset, data_utils
+from fairseq.data.multilingual.sampled_multi_epoch_dataset import SampledMultiEpochDataset
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
@@ -206,6 +208,23 @@ def test_batching_loses_no_sentence() -> None:
     assert [batch.tolist() for batch in data_utils.batch_by_size(range(3), **options)] == [[0, 1, 2]]
     # No longer needed once fairseq keeps the last four itself.
     assert sum(map(len, data_utils.batch_by_size.__wrapped__(np.arange(20), **options))) == 16
+
+
+def test_a_pass_in_virtual_epochs_has_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dataset(epoch: int) -> SampledMultiEpochDataset:
+        sentences = OrderedDict({"main:en-de": ListDataset(list(range(100)), np.ones(100))})
+        return SampledMultiEpochDataset(sentences, epoch=epoch, virtual_epoch_size=10, seed=1)
+
+    def order(dataset: SampledMultiEpochDataset) -> list[int]:
+        return dataset._random_global_indices.tolist()
+
+    never_stopped = dataset(11)
+    never_stopped.set_epoch(12)
+    assert order(dataset(12)) == order(never_stopped) != order(dataset(1))
+    # No longer needed once fairseq's own function gives a pass one order, wherever it is gone on with.
+    original = SampledMultiEpochDataset._next_virtual_epoch.__wrapped__
+    monkeypatch.setattr(SampledMultiEpochDataset, "_next_virtual_epoch", original)
+    assert order(dataset(12)) != order(never_stopped)
 
 
 def test_torchrun_starts_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_prep.steps import add_counts
+
 _FIELD = re.compile(r"^Description-([A-Za-z_@]+): ?(.*)$")
 
 
@@ -47,8 +49,11 @@ def _paragraphs(lines: list[str]) -> list[str]:
     return ["\n".join(p) for p in paragraphs if p]
 
 
-def read_ddtp(english: list[Path], translated: list[Path]) -> Iterator[tuple[str, str]]:
-    """Yield short descriptions and, where both have the same number of paragraphs, the paragraphs."""
+def read_ddtp(english: list[Path], translated: list[Path], counts: dict[str, int]) -> Iterator[tuple[str, str]]:
+    """Yield short descriptions and, where both have the same number of paragraphs, the paragraphs.
+
+    What is left out is counted: ``descriptions_of_other_structure``, ``descriptions_without_english``.
+    """
     originals = {}
     for path in english:
         for checksum, short, paragraphs in read_translation_index(path):
@@ -56,10 +61,15 @@ def read_ddtp(english: list[Path], translated: list[Path]) -> Iterator[tuple[str
     seen = set()
     for path in translated:
         for checksum, short, paragraphs in read_translation_index(path):
-            if checksum in seen or checksum not in originals:
+            if checksum in seen:
                 continue
             seen.add(checksum)
+            if checksum not in originals:  # of another version of the package
+                add_counts(counts, {"descriptions_without_english": 1})
+                continue
             english_short, english_paragraphs = originals[checksum]
             yield english_short, short
             if len(paragraphs) == len(english_paragraphs):
                 yield from zip(english_paragraphs, paragraphs)
+            else:
+                add_counts(counts, {"descriptions_of_other_structure": 1})

@@ -119,9 +119,10 @@ def _samples(
     ):
         source, target = split(direction)
         records = a.records[name, direction], b.records[name, direction]
-        references = test_set.read(source, target)[1]
+        sources, references = test_set.read(source, target)
         for folder, record in zip((a, b), records, strict=True):
-            if sha256_of_lines(references[: record["segments"]]) != record["reference_sha256"]:
+            found_sha256 = [sha256_of_lines(lines[: record["segments"]]) for lines in (sources, references)]
+            if found_sha256 != [record["source_sha256"], record["reference_sha256"]]:
                 raise UserError(f"{folder.path}: {direction} was scored on another text than {test_set.location}")
         if records[0]["segments"] != records[1]["segments"]:
             raise UserError(

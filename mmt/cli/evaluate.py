@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             results = ResultsFolder.join(output, identity)
     show_progress = rank == 0 and (args.progress or sys.stderr.isatty())
     with contextlib.closing(results):
-        records = _score_model(jobs, translator, results, show_progress=show_progress, waits=rank == 0)
+        records = _score_model(jobs, translator, results, show_progress=show_progress)
         if rank > 0:
             return 0  # the first process reports
         scores = {} if baselines is None else _score_baselines(jobs, baselines, show_progress=show_progress)
@@ -165,7 +165,7 @@ def _baselines(args: argparse.Namespace, output: Path, translator: Translator) -
 
 
 def _score_model(
-    jobs: Sequence[Job], translator: Translator, results: ResultsFolder, *, show_progress: bool, waits: bool
+    jobs: Sequence[Job], translator: Translator, results: ResultsFolder, *, show_progress: bool
 ) -> list[Record]:
     total = sum(len(job.sources) for job in jobs)
     with tqdm(total=total, unit=" segments", disable=not show_progress, file=sys.stderr, mininterval=0.5) as progress:
@@ -175,9 +175,7 @@ def _score_model(
             if finished:
                 progress.update(len(job.sources))
 
-        return evaluate(
-            jobs, translator, results, on_direction=on_direction, on_batch=progress.update, waits=waits
-        )
+        return evaluate(jobs, translator, results, on_direction=on_direction, on_batch=progress.update)
 
 
 def _score_baselines(

@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import difflib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no arrow gets a question mark
     try:
         code = _run(arguments)
         sys.stdout.flush()

@@ -66,9 +66,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_data(folder: Path, config: DictConfig) -> None:
     for data in config.task.data.split(":"):
-        if not (Path(data) / "dict.txt").is_file():
+        split = config.dataset.train_subset
+        if not any(Path(data).glob(f"{split}.*-*.*")):
             how = _how_to_prepare(folder, Path(data))
-            raise UserError(f"task.data: {data} holds no binarized data (no dict.txt); {how}")
+            raise UserError(f"task.data: {data} holds no data to train on (no files {split}.xx-yy.*); {how}")
 
 
 def _how_to_prepare(folder: Path, data: Path) -> str:

@@ -95,12 +95,25 @@ def _check_files(args: argparse.Namespace, targets: Sequence[str], world_size: i
     missing = " and ".join(option for option, value in given.items() if value is None)
     if world_size > 1 and missing:
         raise UserError(f"{world_size} processes need {missing}, since they cannot share stdin and stdout")
-    if args.input is not None and not Path(args.input).is_file():
-        raise UserError(f"--input {args.input}: no such file")
+    _check_input(args.input, world_size)
     for path in _output_paths(args.output_prefix, targets):
         check_folder(f"--output-prefix {args.output_prefix}", path.parent)
         if args.input is not None and path.resolve() == Path(args.input).resolve():
             raise UserError(f"--output-prefix {args.output_prefix} would write over --input {args.input}")
+
+
+def _check_input(name: str | None, world_size: int) -> None:
+    if name is None:
+        if sys.stdin is None:
+            raise UserError("stdin is closed; name a file with --input FILE")
+        return
+    path = Path(name)  # of a file, or of a pipe, as the shell's <(zcat in.gz) is
+    if not path.exists():
+        raise UserError(f"--input {name}: no such file")
+    if path.is_dir():
+        raise UserError(f"--input {name}: a folder, not a file")
+    if world_size > 1 and not path.is_file():
+        raise UserError(f"--input {name}: {world_size} processes need a file, since each reads it from the start")
 
 
 def _output_paths(prefix: str | None, targets: Sequence[str]) -> list[Path]:

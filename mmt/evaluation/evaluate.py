@@ -94,7 +94,6 @@ def evaluate(
     *,
     on_direction: Callable[[Job, bool], object],
     on_batch: Callable[[int], object],
-    waits: bool = True,
 ) -> list[Record]:
     """Score all directions that are not finished yet, and return the records of all, in order.
 
@@ -106,7 +105,6 @@ def evaluate(
         results: where the records go.
         on_direction: called before each direction, with whether it is finished already.
         on_batch: called after each batch with its number of segments.
-        waits: for what other processes have claimed; without, only the records that are there are returned.
     """
 
     def is_finished(job: Job) -> bool:
@@ -119,15 +117,14 @@ def evaluate(
             on_direction(job, True)
         else:
             todo[f"{job.test_set}.{job.direction}"] = job
-    for name in Claims(results.claims_path).in_turn(todo, waits=waits):
+    for name in Claims(results.claims_path).in_turn(todo):
         job = todo[name]
         results.read_again()
         was_finished = is_finished(job)  # by another process
         on_direction(job, was_finished)
         if not was_finished:
             results.add(*translate_and_score(job, translator, on_batch))
-    found = ((job.test_set, job.direction) for job in jobs)
-    return [results.records[key] for key in found if key in results.records]
+    return [results.records[job.test_set, job.direction] for job in jobs]
 
 
 def score_baselines(

@@ -1,6 +1,7 @@
 """Test sets: folders of line-aligned text, multi-way (``test.de``) or in pairs (``test.en-de.de``)."""
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,7 +140,7 @@ def _files_by_prefix(
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read a text file's lines; only a line feed ends a line.
+    """Read a text file's lines; only a line feed ends a line, and a byte-order mark is not text.
 
     Raises:
         UserError: if the file is empty, or a line is not valid UTF-8 or has NUL bytes.
@@ -151,7 +152,7 @@ def read_lines(path: Path) -> list[str]:
     if not raw:
         raise UserError(f"{path} is empty")
     lines = []
-    for number, line in enumerate(raw.removesuffix(b"\n").split(b"\n"), start=1):
+    for number, line in enumerate(raw.removeprefix(BOM_UTF8).removesuffix(b"\n").split(b"\n"), start=1):
         if b"\0" in line:
             raise UserError(f"{path}, line {number}: there are NUL bytes in it")
         try:

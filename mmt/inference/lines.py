@@ -105,7 +105,7 @@ class LineReader:
             raw = raw[: self._max_line_bytes]
             raw = raw[: codecs.utf_8_decode(raw, "replace", False)[1]]
         if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
+            raw = raw.removeprefix(codecs.BOM_UTF8)
         raw = raw.removesuffix(b"\r")
         if b"\0" in raw:
             self.report.add("NUL bytes, read as spaces", number)

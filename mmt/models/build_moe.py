@@ -31,8 +31,9 @@ def build_moe_layer(cfg: Any, side: str, num_tasks: int) -> MoELayer:
     """
     dims = getattr(cfg, side)
     routing = getattr(cfg, f"{side}_routing")
+    seen = cfg.encoder if routing == "sentence" else dims  # a sentence is the mean state of the encoder
     return MoELayer(
-        router=build_router(routing, side, dims.embed_dim, num_tasks, cfg),
+        router=build_router(routing, side, seen.embed_dim, num_tasks, cfg),
         dispatch=build_dispatch(cfg),
         experts=Experts(
             num_experts=cfg.moe_experts,

@@ -170,9 +170,11 @@ def as_fairseq_arguments(cfg: Any) -> argparse.Namespace:
     if isinstance(cfg, DictConfig):
         values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     args = argparse.Namespace(**values)
-    folder = Path(str(args.data).split(":")[0])
-    if not folder.is_dir():
-        raise UserError(f"data folder {folder} does not exist")
+    folders = [Path(path) for path in str(args.data).split(":")]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"data folder {folder} does not exist")
+    folder = folders[0]
     if args.langs is None and args.lang_dict is None and (folder / "lang_list.txt").is_file():
         args.lang_dict = str(folder / "lang_list.txt")
     if args.lang_pairs is None and (folder / "lang_pairs.txt").is_file():
@@ -201,6 +203,8 @@ def as_fairseq_arguments(cfg: Any) -> argparse.Namespace:
     args.langtoks_specs = args.langtoks_specs.split(",")
     for option in ("extra_data", "extra_lang_pairs", "langtoks", "sampling_weights"):
         setattr(args, option, _parse_dictionary(option, getattr(args, option)))
+    for pair in extra_lang_pairs(args):
+        _check_pair("--extra-lang-pairs", pair)
     for option in ("left_pad_source", "left_pad_target"):
         if str(getattr(args, option)) not in ("True", "False"):
             raise UserError(f"--{option.replace('_', '-')} must be True or False, but is {getattr(args, option)!r}")
@@ -222,9 +226,18 @@ def parse_lang_pairs(text: str | None, folder: Path) -> list[str]:
         text = Path(text).read_text(encoding="utf-8")
     pairs = [pair for pair in text.replace("\n", ",").replace(" ", "").split(",") if pair]
     for pair in pairs:
-        if len(pair.split("-")) != 2 or not all(pair.split("-")):
-            raise UserError(f"--lang-pairs: {pair!r} is not of the form source-target, such as en-de")
+        _check_pair("--lang-pairs", pair)
     return pairs
+
+
+def _check_pair(option: str, pair: str) -> None:
+    if len(pair.split("-")) != 2 or not all(pair.split("-")):
+        raise UserError(f"{option}: {pair!r} is not of the form source-target, such as en-de")
+
+
+def extra_lang_pairs(args: argparse.Namespace) -> list[str]:
+    """Return the directions in ``--extra-lang-pairs``, of all kinds of data."""
+    return [pair for pairs in (args.extra_lang_pairs or {}).values() for pair in str(pairs).split(",")]
 
 
 def parse_generation_options(text: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import sentencepiece
 import torch
 from fairseq.data import Dictionary, FairseqDataset
-from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager
+from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager, load_sampling_weights
 from fairseq.data.multilingual.multilingual_utils import get_lang_tok
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import register_task
@@ -25,7 +25,12 @@ from torch import Tensor, nn
 
 from mmt.data.language_ids import LanguageIdDataset
 from mmt.errors import UserError
-from mmt.tasks.config import MultilingualMoETranslationConfig, as_fairseq_arguments, parse_generation_options
+from mmt.tasks.config import (
+    MultilingualMoETranslationConfig,
+    as_fairseq_arguments,
+    extra_lang_pairs,
+    parse_generation_options,
+)
 from mmt.tasks.validation_scores import KEY as SCORE_SUMS
 from mmt.tasks.validation_scores import ValidationScores
 
@@ -35,10 +40,38 @@ logger = logging.getLogger(__name__)
 class LanguageIdDatasetManager(MultilingualDatasetManager):
     """fairseq's multilingual data loading, with the languages of every sentence in every batch."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.told_of_limit: set[str] = set()
+
     def load_a_dataset(self, split: str, data_path: str, src: str, *args: Any, **kwargs: Any) -> FairseqDataset:
         dataset = super().load_a_dataset(split, data_path, src, *args, **kwargs)
         limit = None if split == self.args.train_subset else self.args.valid_sentences_per_direction
-        return LanguageIdDataset(dataset, self.langs.index(src), self.langs.index(kwargs["tgt"]), max_sentences=limit)
+        target = kwargs["tgt"]
+        if limit is not None and split not in self.told_of_limit:
+            self.told_of_limit.add(split)
+            logger.info("%s: the first %d sentences of each direction (--valid-sentences-per-direction)", split, limit)
+        return LanguageIdDataset(dataset, self.langs.index(src), self.langs.index(target), max_sentences=limit)
+
+    def get_sampling_ratios(
+        self, data_param_list: Any, datasets: Sequence[tuple[str, Any]], epoch: int, shard_epoch: int | None = None
+    ) -> Any:
+        """Return the share of each direction.
+
+        Raises:
+            UserError: names a direction that ``--sampling-weights`` leaves out.
+        """
+        weights, option = self.args.sampling_weights, "--sampling-weights"
+        if self.args.sampling_weights_from_file:
+            option = f"--sampling-weights-from-file {self.args.sampling_weights_from_file}"
+            try:
+                weights = load_sampling_weights(self.args.sampling_weights_from_file)
+            except ValueError as error:
+                raise UserError(f"{option}: not JSON: {error}") from error
+        missing = [key for key, _ in datasets if weights and key not in weights]
+        if missing:
+            raise UserError(f"{option} must give the share of every direction, but has none for {missing[0]!r}")
+        return super().get_sampling_ratios(data_param_list, datasets, epoch, shard_epoch)
 
     def get_split_num_data_shards(self, split: str) -> dict[str, int]:
         shards = super().get_split_num_data_shards(split)
@@ -57,13 +90,13 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
 
     Attributes:
         langs: the ordered languages.
-        trained_lang_pairs: the directions in ``--lang-pairs``.
+        trained_lang_pairs: the directions in ``--lang-pairs`` and ``--extra-lang-pairs``.
         autocast_dtype: set by the trainer for ``--bf16``; None computes in the parameters' own type.
     """
 
     def __init__(self, args: Any, langs: list[str], dicts: dict[str, Dictionary], training: bool) -> None:
         super().__init__(args, langs, dicts, training)
-        self.trained_lang_pairs = args.lang_pairs
+        self.trained_lang_pairs = list(dict.fromkeys(args.lang_pairs + extra_lang_pairs(args)))
         self._goes_with_checkpoint = not training
         self.autocast_dtype: torch.dtype | None = None
         self.data_manager = LanguageIdDatasetManager(args, self.lang_pairs, langs, dicts, self.sampling_method)
@@ -86,12 +119,12 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         """
         args = as_fairseq_arguments(cfg)
         languages = LanguageIdDatasetManager.load_langs(args)
-        wanted = [pair for pair in args.lang_pairs]
+        trained = read = args.lang_pairs + extra_lang_pairs(args)
         if args.source_lang is not None or args.target_lang is not None:
             if args.source_lang is None or args.target_lang is None:
                 raise UserError("--source-lang and --target-lang go together, but only one of them is given")
-            wanted.append(f"{args.source_lang}-{args.target_lang}")
-        for pair in wanted:
+            read = [f"{args.source_lang}-{args.target_lang}"]
+        for pair in trained + read:
             for language in pair.split("-"):
                 if language not in languages:
                     raise UserError(
@@ -103,11 +136,12 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
                 "holds several target languages, but fairseq's search begins all its sentences with the same token"
             )
         parse_generation_options(args.eval_bleu_args)
-        if args.fixed_dictionary is None and args.source_dict is None:
+        if args.fixed_dictionary is None:
             folder = Path(args.data.split(":")[0])
-            missing = [language for language in languages if not (folder / f"dict.{language}.txt").is_file()]
-            if missing:
-                raise UserError(f"{folder} has neither dict.txt nor dict.{missing[0]}.txt")
+            for side, dictionary in enumerate((args.source_dict, args.target_dict)):
+                for language in sorted({pair.split("-")[side] for pair in read}):
+                    if dictionary is None and not (folder / f"dict.{language}.txt").is_file():
+                        raise UserError(f"{folder} has neither dict.txt nor dict.{language}.txt")
         task = super().setup_task(args, **kwargs)
         task.sentencepiece  # a damaged model is better found now than at the first validation
         # fairseq-validate loads a model, but no direction is chosen, so that fairseq takes it for a training.
@@ -198,6 +232,12 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
 
     # The languages of every sentence.
 
+    def _direction(self) -> tuple[int, int]:
+        """Return the indices of ``--source-lang`` and ``--target-lang``."""
+        if self.args.source_lang is None or self.args.target_lang is None:
+            raise UserError("--source-lang and --target-lang are needed to translate text without languages")
+        return self.langs.index(self.args.source_lang), self.langs.index(self.args.target_lang)
+
     def _with_language_ids(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Move the language ids to where the model looks for them; without any, they are those of the current
         direction.
@@ -205,20 +245,26 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         net_input = dict(sample["net_input"])
         source, target = net_input.get("src_lang_id"), sample.get("tgt_lang_id", net_input.get("tgt_lang_id"))
         if source is None or target is None:
-            if self.args.source_lang is None or self.args.target_lang is None:
-                raise UserError("--source-lang and --target-lang are needed to translate text without languages")
             shape = (net_input["src_tokens"].size(0), 1)
-            source = net_input["src_tokens"].new_full(shape, self.langs.index(self.args.source_lang))
-            target = net_input["src_tokens"].new_full(shape, self.langs.index(self.args.target_lang))
+            source, target = (net_input["src_tokens"].new_full(shape, index) for index in self._direction())
         return {**sample, "net_input": {**net_input, "src_lang_id": source, "tgt_lang_id": target}}
 
     def build_dataset_for_inference(
         self, src_tokens: list[Tensor], src_lengths: list[int], constraints: Any = None
     ) -> FairseqDataset:
+        source, target = self._direction()
         dataset = super().build_dataset_for_inference(src_tokens, src_lengths, constraints)
-        return LanguageIdDataset(
-            dataset, self.langs.index(self.args.source_lang), self.langs.index(self.args.target_lang)
-        )
+        return LanguageIdDataset(dataset, source, target)
+
+    def build_generator(self, models: Sequence[nn.Module], args: Any, *others: Any, **kwargs: Any) -> Any:
+        """Build what searches for translations.
+
+        Raises:
+            UserError: if the target language's token is to be taken out of the output, and there is no target language.
+        """
+        if self.args.langtoks["main"][1] and not getattr(args, "keep_inference_langtok", False):
+            self._direction()
+        return super().build_generator(models, args, *others, **kwargs)
 
     # Steps.
 
@@ -316,11 +362,9 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         pieces = [self.target_dictionary[int(token)] for token in tokens if int(token) not in special]
         if self.sentencepiece is not None:
             return self.sentencepiece.decode_pieces(pieces)
-        return (
-            "".join(pieces).replace("\u2581", " ").strip()
-            if any("\u2581" in piece for piece in pieces)
-            else " ".join(pieces)
-        )
+        if any("\u2581" in piece for piece in pieces):
+            return "".join(pieces).replace("\u2581", " ").strip()
+        return (" ".join(pieces) + " ").replace("@@ ", "").rstrip()  # what subword-nmt has cut
 
     @property
     def sentencepiece(self) -> sentencepiece.SentencePieceProcessor | None:

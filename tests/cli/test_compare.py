@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmt.evaluation.bootstrap import paired_samples
-from tests.cli.command import mmt
+from tests.cli.command import mmt, start_mmt
 from tests.evaluation.tiny_model import write_lines
 
 DIRECTIONS = ["en-de", "de-en", "en-ru"]
@@ -103,6 +103,29 @@ def test_results_on_another_text_cannot_be_compared(results: dict[str, Path], tm
     line = mmt("compare", results["long"], results["short"], "--test-set", tmp_path).error_line()
 
     assert line == f"mmt: error: {results['long']}: en-de was scored on another text than {tmp_path}/news"
+
+
+def test_translations_of_another_source_cannot_be_compared(
+    results: dict[str, Path], tiny: Path, tmp_path: Path
+) -> None:
+    moved = Path(shutil.copytree(tiny / "multi", tmp_path / "moved"))
+    write_lines(moved / "news.en", ["another source"] * 12)
+
+    line = mmt("compare", results["long"], results["short"], "--test-set", moved).error_line()
+
+    assert line == f"mmt: error: {results['long']}: en-de was scored on another text than {moved}/news"
+
+
+def test_a_terminal_without_arrows_gets_the_table_all_the_same(results: dict[str, Path], tmp_path: Path) -> None:
+    process = start_mmt(
+        *["compare", results["long"], results["short"], "--samples", "50", "--output", tmp_path / "differences"],
+        environment={"PYTHONIOENCODING": "latin-1"},
+    )
+    output, errors = process.communicate(timeout=120)
+
+    assert process.returncode == 0, errors
+    assert b"average of en?xx (2)" in output
+    assert (tmp_path / "differences").is_file()
 
 
 @pytest.mark.parametrize(

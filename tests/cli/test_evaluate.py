@@ -287,15 +287,16 @@ def test_several_processes_share_the_directions_and_give_the_same_scores(
     assert (tmp_path / "summary.json").read_text() == (expected / "summary.json").read_text()
 
 
-def test_what_a_killed_process_had_begun_is_done_by_another(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [0, 1])
+def test_what_a_killed_process_had_begun_is_done_by_another(killed: int, tiny: Path, tmp_path: Path) -> None:
     slow = ["--beam", "5", "--max-len-b", "100", "--max-len-a", "3"]
     processes = start_together(2, "evaluate", tiny / "run", "--output", tmp_path, "--no-baselines", *slow)
     deadline = time.monotonic() + 120
     while len(list((tmp_path / ".claims").glob("*"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
-    processes[1].send_signal(signal.SIGKILL)
-    output, errors = processes[0].communicate(timeout=240)
-    assert processes[0].returncode == 0, errors
+    processes[killed].send_signal(signal.SIGKILL)
+    output, errors = processes[1 - killed].communicate(timeout=240)
+    assert processes[1 - killed].returncode == 0, errors
     assert {line["direction"] for line in records(tmp_path)} == {"en-de", "en-ru", "de-en", "ru-en"}
 
 

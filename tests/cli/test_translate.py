@@ -1,16 +1,18 @@
 """``mmt translate`` as a user runs it."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.cli.command import mmt, start_mmt
+from tests.cli.command import REPOSITORY, mmt, start_mmt
 from tests.evaluation.tiny_model import aligned_text
 
 LINES = aligned_text(9, seed=5)["en"]
@@ -118,6 +120,26 @@ def test_a_pipe_that_stays_open_gets_its_answers(tiny: Path) -> None:
         process.wait()
 
 
+def test_the_input_may_be_a_named_pipe(tiny: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    process = start_mmt("translate", "--model", tiny / "run", "--to", "de", *QUICK, "--input", tmp_path / "pipe")
+    (tmp_path / "pipe").write_bytes(TEXT)  # opens when the command does
+    output, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 0, errors
+    assert output.decode() == mmt("translate", "--model", tiny / "run", "--to", "de", *QUICK, stdin=TEXT).stdout
+
+
+def test_a_closed_stdin_is_one_line(tiny: Path) -> None:
+    command = [sys.executable, "-m", "mmt.cli.main", "translate", "--model", str(tiny / "run"), "--to", "de"]
+    finished = subprocess.run(
+        ["sh", "-c", f"{shlex.join(command)} <&-"], capture_output=True, text=True, cwd=REPOSITORY
+    )
+
+    assert finished.returncode == 2
+    assert finished.stderr == "mmt: error: stdin is closed; name a file with --input FILE\n"
+
+
 def test_a_kill_leaves_no_file_under_its_final_name(tiny: Path, tmp_path: Path) -> None:
     process = start_mmt(
         "translate",
@@ -153,6 +175,8 @@ def test_a_kill_leaves_no_file_under_its_final_name(tiny: Path, tmp_path: Path) 
         (["--to", "de", "--window", "0"], "--window must be at least 1, but is 0"),
         (["--to", "de", "--beam", "0"], "--beam must be at least 1, but is 0"),
         (["--to", "de", "--output-prefix", "no/such/out"], "--output-prefix no/such/out: there is no folder no/such"),
+        (["--to", "de", "--input", "no/such"], "--input no/such: no such file"),
+        (["--to", "de", "--input", "."], "--input .: a folder, not a file"),
         (["--to", "de", "--data", "no/such"], "--data no/such: no such folder"),
         (["--to", "de", "--data", "."], "--data .: there is no dictionary (dict.txt) in it"),
     ],

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.errors import DataError
 from data_prep.extract import extract
-from data_prep.fetch import Fetcher, fetch
+from data_prep.fetch import Fetcher, fetch, read_versions
 from data_prep.pairs import read_rows
 from data_prep.recipe import Language, Recipe, Source, load_recipe
 from tests.data_prep.helpers import assert_user_error, deb_package, mo_catalog, run_step
@@ -29,7 +29,7 @@ needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
 def recipe(folder: Path, versions: str = "") -> Recipe:
     base = load_recipe("software50")
     (folder / "versions.tsv").write_text("package\tversion\tsha256\n" + versions)
-    return Recipe(**{**vars(base), "folder": folder})
+    return Recipe(**{**vars(base), "version_files": (folder / "versions.tsv",)})
 
 
 @pytest.fixture
@@ -148,6 +148,40 @@ def test_package_that_differs_from_its_recorded_hash_is_refused(tmp_path: Path, 
     assert not list((tmp_path / "downloads").rglob("*.deb"))
 
 
+def add_table(output: Path, text: str) -> Source:
+    """Put a table among the downloads, as the only package of a source."""
+    source = Source("tables", "table", packages=("table",))
+    fetcher = Fetcher(output, {}, ["de"])
+    file = output.parent / "table.tsv"
+    file.write_text(text)
+    fetcher.add(source, "table", "1", file, "table.tsv")
+    fetcher.save()
+    return source
+
+
+@pytest.mark.parametrize("recorded", [{}, {("table", "1"): "0000"}])
+def test_a_download_that_has_not_its_hash_is_not_kept(tmp_path: Path, recorded: dict[tuple[str, str], str]) -> None:
+    output = tmp_path / "downloads"
+    source = add_table(output, "en\tde\nOpen it\tAufmachen\n")
+    if not recorded:
+        (output / "tables" / "table.tsv").write_text("en\tde\nOpen it\tAltered\n")
+
+    assert not Fetcher(output, recorded, ["de"]).has(source, "table")
+    assert not (output / "tables" / "table.tsv").exists()
+
+
+def test_only_files_that_were_fetched_for_todays_packages_are_extracted(tmp_path: Path) -> None:
+    output = tmp_path / "downloads"
+    source = add_table(output, "en\tde\nOpen it\tAufmachen\n")
+    (output / "tables" / "stray.tsv").write_text("en\tde\nClose it\tZumachen\n")
+
+    extract(output, tmp_path / "raw", [GERMAN], [source], jobs=1)
+    assert list(read_rows(tmp_path / "raw" / "tables" / "en-de.tsv")) == [["Open it", "Aufmachen"]]
+
+    with pytest.raises(DataError, match="nothing to extract"):
+        extract(output, tmp_path / "raw", [GERMAN], [Source("tables", "table", packages=("table@2",))], jobs=1)
+
+
 @needs_npm
 def test_npm_package_is_packed_and_read(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
@@ -174,10 +208,18 @@ def test_machine_without_apt_is_told_what_works_instead(tmp_path: Path, monkeypa
 
 def test_shipped_record_of_versions_covers_every_package_of_the_full_preset() -> None:
     base = load_recipe("software50")
-    recorded = {line.split("\t")[0] for line in (base.folder / "versions.tsv").read_text().splitlines()[1:]}
     wanted = {p for s in base.sources_of(base.preset("full")) for p in s.packages if s.registry != "apt-descriptions"}
 
-    assert recorded == wanted
+    assert {package for package, _ in read_versions(base)} == wanted
+
+
+def test_a_recipe_that_extends_another_keeps_to_its_record_of_versions(tmp_path: Path) -> None:
+    assert read_versions(load_recipe("software6")) == read_versions(load_recipe("software50"))
+
+    (tmp_path / "data.yaml").write_text("extends: software50\npresets: {a: {corpus: debian, vocab_size: 1}}")
+    (tmp_path / "versions.tsv").write_text("package\tversion\tsha256\nmine\t1\tabc\n")
+    extended = read_versions(load_recipe(str(tmp_path / "data.yaml")))
+    assert extended == {**read_versions(load_recipe("software50")), ("mine", "1"): "abc"}
 
 
 def test_nothing_is_written_outside_the_downloads(tmp_path: Path) -> None:

@@ -151,6 +151,18 @@ def test_the_folder_may_be_the_one_that_the_command_is_run_in(tmp_path: Path, fo
     check_data(tmp_path / "data" / "mine" / "default", ["en", "de", "fr"])
 
 
+def test_the_data_may_be_written_below_the_folder_and_is_made_once(tmp_path: Path, folder: Path) -> None:
+    options = ["--data", folder, "--vocab-size", 400, "--held-out-rule", "exact"]
+
+    def times() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in (folder / "mine").rglob("*") if path.name != ".lock"}
+
+    assert run_step("run", "--input", ".", *options, cwd=folder).returncode == 0
+    made = times()
+    assert run_step("run", "--input", ".", *options, cwd=folder).returncode == 0
+    assert made == times()
+
+
 def test_table_becomes_data_to_train_on(tmp_path: Path) -> None:
     table = write_lines(tmp_path / "mine.tsv", ["de\ten"] + [f"{other(s, 'de')}\t{s}" for s in ENGLISH])
 
@@ -179,9 +191,9 @@ def test_an_own_model_of_pieces_can_be_used_again(tmp_path: Path, folder: Path) 
     assert prepare(folder, tmp_path / "data", "--held-out-rule", "exact").returncode == 0
     first = tmp_path / "data" / "mine" / "default"
 
-    result = prepare(
-        folder, tmp_path / "data", "--held-out-rule", "exact", "--output", tmp_path / "again", "--spm-model",
-        first / "bin" / "spm.model", "--languages", "en,fr",
+    result = run_step(
+        "run", "--input", folder, "--data", tmp_path / "data", "--held-out-rule", "exact", "--output",
+        tmp_path / "again", "--spm-model", first / "bin" / "spm.model", "--languages", "en,fr",
     )  # fmt: skip
 
     assert result.returncode == 0, result

@@ -11,6 +11,7 @@ import pytest
 
 from data_prep.errors import DataError
 from data_prep.extract import extract
+from data_prep.files import write_json
 from data_prep.pairs import read_rows
 from data_prep.readers.ddtp import read_ddtp
 from data_prep.readers.mallard import read_pages
@@ -102,6 +103,9 @@ def test_texts_with_broken_bytes_are_skipped_and_counted(tmp_path: Path) -> None
             b"Description-md5: %d\nDescription-%s: %s\n\n" % (i, locale.encode(), t) for i, t in enumerate(texts)
         ]
         (downloads / "ddtp" / f"Translation-{locale}").write_bytes(b"".join(entries))
+    files = {"chromium": ("c", ["a.tar.gz"]), "ddtp": ("d", ["Translation-en", "Translation-de"])}
+    manifest = [{"source": s, "package": package, "file": file} for s, (package, of) in files.items() for file in of]
+    write_json(downloads / "manifest.json", manifest)
 
     sources = [Source("chromium", "pak", packages=("c",)), Source("ddtp", "ddtp", packages=("d",))]
     counts = extract(downloads, tmp_path / "raw", [GERMAN], sources, jobs=1)
@@ -160,7 +164,8 @@ def test_descriptions_are_aligned_by_checksum_and_paragraph(tmp_path: Path) -> N
         ],
     )  # fmt: skip
 
-    assert list(read_ddtp([english], [german])) == [
+    counts: dict[str, int] = {}
+    assert list(read_ddtp([english], [german], counts)) == [
         ("short two", "kurz zwei"),
         ("short one", "kurz eins"),
         ("First line\ngoes on.", "Erste Zeile\ngeht weiter."),
@@ -168,6 +173,7 @@ def test_descriptions_are_aligned_by_checksum_and_paragraph(tmp_path: Path) -> N
         ("an item", "ein Punkt"),
         ("another", "noch einer"),
     ]
+    assert counts == {"descriptions_of_other_structure": 1, "descriptions_without_english": 1}
 
 
 PAGE = '<page xmlns="http://projectmallard.org/1.0/"><title>{}</title><p>{} <gui>{}</gui>.</p><code>x</code>{}</page>'

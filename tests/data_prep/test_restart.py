@@ -66,6 +66,24 @@ def test_a_file_that_somebody_added_does_not_make_a_step_run_again_but_those_tha
     assert reader.finished_stats() is not None
 
 
+@pytest.mark.parametrize("change", ["shorter", "gone"])
+def test_a_step_that_reads_a_file_which_somebody_changed_is_done_again(tmp_path: Path, change: str) -> None:
+    write_lines(tmp_path / "in", ["x"])
+    unit(tmp_path).make(make_folder)
+    reader = Unit("reader", 1, tmp_path / "later", {}, [tmp_path / "out"])
+    reader.make(make_folder)
+    assert reader.finished_stats() is not None
+
+    if change == "gone":
+        (tmp_path / "out" / "a").unlink()
+    else:
+        (tmp_path / "out" / "a").write_text("ab")
+    assert reader.finished_stats() is None
+
+    unit(tmp_path).make(make_folder)  # as it was: what has been read from it is right again
+    assert reader.finished_stats() is not None
+
+
 @pytest.mark.parametrize("with_stats", [True, False])
 def test_a_folder_with_a_file_that_no_step_wrote_is_never_replaced(tmp_path: Path, with_stats: bool) -> None:
     write_lines(tmp_path / "in", ["x"])

@@ -1,5 +1,7 @@
 """The command that runs all steps, and recipes."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,9 @@ import pytest
 from data_prep.errors import DataError
 from data_prep.files import write_json
 from data_prep.recipe import REPOSITORY, load_recipe
+from data_prep.run import only_one
 from data_prep.steps import stats_path
-from tests.data_prep.helpers import assert_user_error, run_step
+from tests.data_prep.helpers import assert_user_error, run_step, write_lines
 
 STEPS = ["evalsets", "fetch", "extract", "clean", "deduplicate", "split", "train_spm", "binarize"]
 
@@ -55,6 +58,9 @@ def test_every_program_has_help_that_shows_its_options(step: str) -> None:
         (["--recipe", "software50", "--languages", "de,fr"], ["--languages", "must hold en"]),
         (["--recipe", "software50", "--languages", "en"], ["at least one language besides en"]),
         (["--recipe", "software50", "--jobs", "0"], ["--jobs must be at least 1, but is 0"]),
+        (["--recipe", "software50", "--name", "mine"], ["--name has no effect with --recipe"]),
+        (["--input", ".", "--preset", "small"], ["--preset has no effect with --input"]),
+        (["--input", ".", "--spm-model", "x", "--vocab-size", "9"], ["--vocab-size has no effect with --spm-model"]),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(arguments: list[str], parts: list[str]) -> None:
@@ -148,6 +154,30 @@ def test_mistakes_in_a_table_of_languages_are_named(tmp_path: Path, content: byt
 
     with pytest.raises(DataError, match=message):
         load_recipe(str(tmp_path / "data.yaml"))
+
+
+@pytest.mark.parametrize("text", ["--recipe software50 --preset sample", "--input ."])
+def test_the_rule_for_held_out_sentences_reaches_the_step_that_applies_it(text: str) -> None:
+    result = run_step("run", *text.split(), "--held-out-rule", "exact", "--dry-run")
+
+    (split,) = [line for line in result.stdout.splitlines() if "data_prep.split" in line]
+    assert "--held-out-rule exact" in split
+
+
+def test_runs_that_share_what_is_made_on_the_way_wait_for_each_other(tmp_path: Path) -> None:
+    write_lines(tmp_path / "mine.tsv", ["de\ten", "Hallo du\tHello you"])
+    command = [sys.executable, "-m", "data_prep.run", "--input", tmp_path / "mine.tsv", "--data", tmp_path / "data"]
+    with only_one(tmp_path / "data" / "mine"):
+        process = subprocess.Popen(
+            [*command, "--output", tmp_path / "elsewhere" / "v1"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.kill()
+        process.communicate()
+
+    assert line == f"waiting for another run of data_prep that writes to {tmp_path / 'data' / 'mine'}\n"
+    assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize("text", ["--recipe software50 --preset sample", "--input ."])

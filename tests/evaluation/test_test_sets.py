@@ -110,6 +110,12 @@ def test_files_of_unequal_length_are_named_with_both_counts(tmp_path: Path) -> N
         find_test_set(str(folder), LANGUAGES).read("en", "de")
 
 
+def test_a_byte_order_mark_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "test.de").write_text("Datei\nFenster\n", encoding="utf-8-sig")
+
+    assert read_lines(tmp_path / "test.de") == ["Datei", "Fenster"]
+
+
 def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_bytes("a\u2028b\x0bc\r\n\nd".encode())

@@ -132,8 +132,9 @@ def test_it_works_from_another_directory(
     [
         (["nothing"], "recipe 'nothing': no train.yaml"),
         (["demo", "model.dropot=1"], "did you mean dropout?"),
-        (["demo", "task.data=data/no/such/bin"], "(no dict.txt); prepare it with: make data RECIPE=no PRESET=such"),
-        (["own_data", "task.data=nowhere"], "(no dict.txt); see recipes/own_data/README.md"),
+        (["demo", "task.data=data/no/such/bin"], "(no files train.xx-yy.*); prepare it with: make data RECIPE=no "),
+        (["own_data", "task.data=nowhere"], "(no files train.xx-yy.*); see recipes/own_data/README.md"),
+        (["demo", "common.fp16=true"], "--bf16 is one precision, and --fp16 or --amp another"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -141,6 +142,18 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     assert main(["train", *arguments]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_data_that_fairseq_preprocess_has_made_is_data_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("dict.en.txt", "dict.de.txt", "train.en-de.en.idx", "train.en-de.de.idx"):
+        (tmp_path / name).touch()
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda program, command, environment: started.append(command))
+
+    main(["train", "own_data", f"task.data={tmp_path}", "task.langs=en,de", "task.lang_pairs=en-de,de-en"])
+
+    assert started and started[0][:2] == ["fairseq-train", str(tmp_path)]
+    assert started[0][started[0].index("--lang-pairs") + 1] == "en-de,de-en"
 
 
 def test_choices_lists_the_groups(capsys: pytest.CaptureFixture[str]) -> None:

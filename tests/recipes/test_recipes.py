@@ -76,6 +76,11 @@ def test_a_valid_key_need_not_be_in_the_files() -> None:
     assert config.optimization.update_freq == [3]
 
 
+@pytest.mark.parametrize("text", ["en-de,de-en", "it's,quoted", "(0.9, 0.98)"])
+def test_text_may_have_commas(text: str) -> None:
+    assert compose(RECIPES / "demo", [f"task.lang_pairs={text}"]).task.lang_pairs == text
+
+
 @pytest.mark.parametrize("override", ["task.zero=2", 'task.zero="2"'])
 def test_zero_is_a_number_that_needs_no_quotes(override: str) -> None:
     assert compose(RECIPES / "demo", [override]).task.zero == 2

@@ -21,6 +21,18 @@ def saved_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     return {**saved["model"], **optimizer}
 
 
+def test_a_pass_in_virtual_epochs_goes_on_with_the_same_sentences(toy_data: Path, tmp_path: Path) -> None:
+    options = [*ROUTINGS["dense"], "--disable-validation", "--sampling-method", "temperature"]
+    options += ["--virtual-epoch-size", "1000"]  # eight make a pass
+    whole = train(toy_data, tmp_path / "whole", *options, "--max-epoch", "3")
+    for epochs in ("1", "2", "3"):
+        resumed = train(toy_data, tmp_path / "stopped", *options, "--max-epoch", epochs)
+
+    losses = {record["num_updates"]: record["loss"] for record in records(whole, "train_inner")}
+    resumed_losses = {record["num_updates"]: record["loss"] for record in records(resumed, "train_inner")}
+    assert resumed_losses and resumed_losses.items() <= losses.items()
+
+
 @pytest.mark.parametrize("saving", [[], ["--save-in-background"]], ids=["waiting", "in the background"])
 def test_save_kill_resume_gives_the_same_losses_and_weights_to_the_last_digit(
     saving: list[str], toy_data: Path, tmp_path: Path

@@ -74,6 +74,42 @@ def test_a_training_that_goes_on_with_other_options_is_refused(
     assert message in refused.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bf16", "--fp16"], "--bf16 is one precision, and --fp16 or --amp another: choose one"),
+        (["--bf16", "--amp"], "--bf16 is one precision, and --fp16 or --amp another: choose one"),
+        (["--memory-efficient-bf16"], "--memory-efficient-bf16 does not work with --optimizer fused_adam: use adam"),
+        (["--best-checkpoint-metric", "chrf"], "--best-checkpoint-metric chrf needs --eval-bleu"),
+        (["--eval-bleu", "--best-checkpoint-metric", "bleu_aa-bb"], "aa-bb is not one of the directions en-aa, aa-en"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_the_training(
+    options: list[str], message: str, toy_data: Path, tmp_path: Path
+) -> None:
+    refused = run(train_command(toy_data, tmp_path, *SHORT, *options))
+    assert refused.returncode == 2, refused.stderr
+    assert message in refused.stderr.splitlines()[-1]
+    assert not records(refused, "train_inner")
+
+
+def test_a_moving_average_leaves_whole_numbers_as_they_are(toy_data: Path, tmp_path: Path) -> None:
+    train(toy_data, tmp_path, *SHORT, "--decoder-routing", "task", "--moe-task-id", "pair", "--store-ema")
+    saved = torch.load(tmp_path / "checkpoint_last.pt")
+    tables = [name for name in saved["model"] if name.endswith("task_of_pair")]
+    assert tables
+    for name in tables:
+        assert torch.equal(saved["extra_state"]["ema"][name], saved["model"][name])
+
+
+def test_the_halves_may_differ_in_width_with_every_routing(toy_data: Path, tmp_path: Path) -> None:
+    widths = ["--decoder-embed-dim", "32", "--decoder-ffn-embed-dim", "64"]
+    command = train_command(toy_data, tmp_path, *ROUTINGS["sentence"], *widths, *SHORT[-3:])
+    command.remove("--share-all-embeddings")
+    result = run(command)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
 def test_a_training_that_goes_on_with_another_dictionary_is_refused(toy_data: Path, tmp_path: Path) -> None:
     other = write_toy_data(tmp_path / "other", train_size=50)
     lines = (other / "dict.txt").read_text().splitlines()

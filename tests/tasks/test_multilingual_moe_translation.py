@@ -1,6 +1,8 @@
 """The task: options, directions, and the languages of every sentence."""
 
 import argparse
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,47 @@ def test_text_without_languages_needs_a_direction(toy_data: Path) -> None:
         make_task(toy_data)._with_language_ids(bare)
 
 
+def test_interactive_use_needs_a_direction(toy_data: Path) -> None:
+    needed = "--source-lang and --target-lang are needed to translate text without languages"
+    with pytest.raises(UserError, match=needed):
+        make_task(toy_data).build_dataset_for_inference([torch.tensor([5, 6, 2])], [3])
+    with pytest.raises(UserError, match=needed):  # to know whose token to take out of the output
+        make_task(toy_data).build_generator([], argparse.Namespace(beam=1))
+
+
+def test_further_data_brings_directions_of_its_own(toy_data: Path) -> None:
+    further = {"extra_data": f"{{'mined': '{toy_data}'}}", "extra_lang_pairs": "{'mined': 'en-aa,aa-bb'}"}
+    task = make_task(toy_data, lang_pairs="en-aa", **further)
+    assert task.trained_lang_pairs == ["en-aa", "aa-bb"]
+    assert task.lang_pairs == ["en-aa"]
+
+
+def test_dictionaries_are_needed_of_the_languages_that_are_read(toy_data: Path, tmp_path: Path) -> None:
+    for language in ("en", "aa"):
+        shutil.copy(toy_data / "dict.txt", tmp_path / f"dict.{language}.txt")
+    assert make_task(tmp_path, langs="en,aa,bb", lang_pairs="en-aa").langs == ["en", "aa", "bb"]
+    with pytest.raises(UserError, match=f"{tmp_path} has neither dict.txt nor dict.bb.txt"):
+        make_task(tmp_path, langs="en,aa,bb", lang_pairs="en-aa,en-bb")
+    # A direction to translate is all that is read.
+    make_task(tmp_path, langs="en,aa,bb", lang_pairs="en-aa,en-bb", source_lang="aa", target_lang="en")
+    make_task(tmp_path, langs="en,aa,bb", lang_pairs="en-bb", target_dict=str(toy_data / "dict.txt"))
+
+
+def test_shares_must_be_given_of_every_direction(toy_data: Path, tmp_path: Path) -> None:
+    shares = {"main:en-aa": 0.5, "main:aa-en": 0.5}
+    inline = {"sampling_weights": str(shares)}
+    (tmp_path / "shares").write_text(json.dumps(shares))
+    (tmp_path / "broken").write_text("{")
+    for given, message in (
+        (inline, "--sampling-weights must give the share of every direction, but has none for 'main:en-bb'"),
+        ({"sampling_weights_from_file": str(tmp_path / "shares")}, "shares must give the share of every direction"),
+        ({"sampling_weights_from_file": str(tmp_path / "broken")}, "broken: not JSON"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_task(toy_data, **given).load_dataset("train")
+    make_task(toy_data, lang_pairs="en-aa,aa-en", **inline).load_dataset("train")
+
+
 def test_a_model_that_is_used_has_the_directions_that_it_was_trained_with(toy_data: Path) -> None:
     state = make_task(toy_data).state_dict()
     translates = make_task(toy_data, lang_pairs="en-aa", source_lang="en", target_lang="aa")
@@ -102,6 +145,8 @@ def test_a_model_that_is_used_has_the_directions_that_it_was_trained_with(toy_da
     [
         ({"lang_pairs": "en-xx"}, "unknown language 'xx' in en-xx; the languages are en, aa, bb"),
         ({"lang_pairs": "en"}, "'en' is not of the form source-target"),
+        ({"extra_lang_pairs": "{'mined': 'en-xx'}"}, "unknown language 'xx' in en-xx"),
+        ({"extra_lang_pairs": "{'mined': 'en'}"}, "--extra-lang-pairs: 'en' is not of the form source-target"),
         ({"source_lang": "en", "target_lang": "zz"}, "unknown language 'zz'"),
         ({"source_lang": "en"}, "--source-lang and --target-lang go together"),
         ({"lang_dict": "/nowhere/langs.txt"}, "--lang-dict /nowhere/langs.txt: no such file"),
@@ -138,6 +183,8 @@ def test_an_architecture_that_does_not_take_languages_is_refused_by_name(
 def test_a_missing_folder_split_and_language_are_named(toy_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"data folder {tmp_path}/nothing does not exist"):
         make_task(tmp_path / "nothing")
+    with pytest.raises(UserError, match=f"data folder {tmp_path}/nothing does not exist"):
+        make_task(Path(f"{toy_data}:{tmp_path}/nothing"))
     with pytest.raises(UserError, match="no binarized test data of en-aa"):
         make_task(toy_data).load_dataset("test")
     with pytest.raises(UserError, match="unknown language 'de'; the model knows en, aa, bb"):
@@ -175,6 +222,9 @@ def test_text_is_put_together_without_language_tokens_and_padding(toy_data: Path
         ]
     )
     assert task.detokenize(tokens) == "aa1 aa0"
+
+    pieces = [dictionary.add_symbol(piece) for piece in ("ham@@", "bur@@", "ger", "and", "fri@@")]
+    assert task.detokenize(torch.tensor([*pieces, dictionary.eos()])) == "hamburger and fri"
 
 
 def test_the_namespace_form_of_the_options_works_too(toy_data: Path) -> None:
