@@ -41,7 +41,7 @@ help:  ## show this text
 	@echo "  ARGS     more arguments for the command, such as optimization.max_update=1000"
 	@echo "  DRY=1    print the commands, run nothing (.venv is made, since it knows them)"
 	@echo "  PYTHON   a Python 3.11 or 3.12 ($(PYTHON))"
-	@echo "  TORCH    what pip installs as torch ($(TORCH))"
+	@echo "  TORCH    what pip installs as torch ($(TORCH)); for another build set PIP_EXTRA_INDEX_URL too, to its index"
 
 demo: venv  ## the main job in minutes: prepare the shipped text, train, score, translate
 	$(SHOW)scripts/demo.sh

@@ -38,7 +38,8 @@ class Apt:
             if shutil.which(program) is None:
                 raise DataError(
                     f"the program {program} is missing: this corpus is made from Debian packages and needs a Debian "
-                    "or Ubuntu machine or container; preset sample and your own text (--input) work anywhere"
+                    "or Ubuntu machine or container; --recipe software50 --preset sample, and your own text (--input), "
+                    "work anywhere"
                 )
         self.lists = folder / "lists"
         for part in (self.lists / "partial", folder / "cache" / "archives" / "partial"):

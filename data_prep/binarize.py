@@ -65,13 +65,12 @@ def _binarize_file(job: tuple[Path, Path, Path]) -> dict[str, Any]:
     text, prefix, model_path = job
     model = load_model(model_path)
     encoded = model.encode(list(read_clean_lines(text)), out_type=int, num_threads=1)
-    end = model.eos_id()  # stands in for the end mark until the ids are translated
+    table = np.append(fairseq_ids(model), FAIRSEQ_EOS)
+    end = len(table) - 1  # stands in for the end mark until the ids are translated
     sizes = np.fromiter((len(ids) + 1 for ids in encoded), dtype=np.int32, count=len(encoded))
     flat = np.fromiter(chain.from_iterable([*ids, end] for ids in encoded), dtype=np.int64, count=int(sizes.sum()))
-    table = fairseq_ids(model)
-    table[end] = FAIRSEQ_EOS
     tokens = table[flat]
-    vocab_size = FAIRSEQ_SPECIALS + len(table)
+    vocab_size = FAIRSEQ_SPECIALS + model.get_piece_size()
     write_indexed(prefix, tokens, sizes, vocab_size)
     return {
         "sentences": len(sizes),

@@ -31,7 +31,7 @@ from omegaconf import open_dict
 
 from mmt.distributed import rendezvous
 from mmt.distributed.background import do_or_put_off, wait_at_most
-from mmt.distributed.checkpoint import fill_in, why_unreadable
+from mmt.distributed.checkpoint import beginning, fill_in, newest_first, why_unreadable
 from mmt.errors import CheckpointDamaged, NotWritten, UserError
 from mmt.files import sync, why_not_written
 
@@ -46,6 +46,13 @@ DEAD_FLAGS = {  # how it is typed, and what does the same
     ("pipeline_model_parallel", True): ("--pipeline-model-parallel", "--tensor-parallel-size"),
 }
 
+BEGINNING = {  # fairseq's options about where a training begins, and their defaults
+    "restore_file": "checkpoint_last.pt",
+    "reset_dataloader": False,
+    "reset_lr_scheduler": False,
+    "reset_meters": False,
+    "reset_optimizer": False,
+}
 TWO_PRECISIONS = "--bf16 is one precision, and --fp16 or --amp another: choose one (common.bf16=false in a recipe)"
 
 
@@ -56,6 +63,7 @@ def apply() -> None:
     fairseq_utils.eval = _literal  # what fairseq.utils calls is looked up in the module first, then among the builtins
     _wrap(checkpoint_activations, "_checkpointed_forward", _checkpointed_with_autocast)
     _wrap(options, "parse_args_and_arch", _parse_args_without_traps)
+    _wrap(checkpoint_utils, "load_checkpoint", _begin_elsewhere_once)
     _wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_with_clear_errors)
     _wrap(checkpoint_utils, "torch_persistent_save", _save_or_say_why)
     _wrap(checkpoint_utils, "_torch_persistent_save", _save_once_and_sync)
@@ -131,6 +139,34 @@ def _load_checkpoint_with_clear_errors(original: Callable[..., Any], path: str, 
     if "model" not in state:
         raise UserError(f"checkpoint {path} cannot be read: it is not a fairseq checkpoint (no 'model' inside)")
     return fill_in(Path(path), state)
+
+
+def how_it_begins(cfg: Any) -> dict[str, Any]:
+    """Return the options of ``--restore-file`` and ``--reset-*`` that are set, of fairseq's CheckpointConfig."""
+    return {option: cfg[option] for option, default in BEGINNING.items() if cfg[option] != default}
+
+
+def _begin_elsewhere_once(original: Callable[..., Any], cfg: Any, trainer: Any, **kwargs: Any) -> Any:
+    """Begin with another checkpoint (``--restore-file``), or reset something (``--reset-*``), the first time only.
+
+    fairseq would do so whenever the command is started, and a job that is put back into the queue would never end.
+    Neither does a run that has checkpoints, but not the last one, begin anew from ``--finetune-from-model``.
+    """
+    last = Path(cfg.save_dir) / "checkpoint_last.pt"
+    goes_on: dict[str, Any] = {}
+    if how_it_begins(cfg) and beginning(last) == how_it_begins(cfg):
+        logger.info("going on from %s, which has begun with the same --restore-file and --reset-* options", last)
+        goes_on = dict(BEGINNING)
+    elif cfg.finetune_from_model is not None and not last.exists() and newest_first(last.parent):
+        goes_on = {"finetune_from_model": None}
+    chosen = {option: cfg[option] for option in goes_on}
+    try:
+        for option, value in goes_on.items():
+            cfg[option] = value
+        return original(cfg, trainer, **kwargs)
+    finally:
+        for option, value in chosen.items():
+            cfg[option] = value
 
 
 def _save_or_say_why(original: Callable[..., None], state: Any, filename: str, *args: Any, **kwargs: Any) -> None:

@@ -1,6 +1,7 @@
 """Files that are whole or absent under their final name."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -56,8 +57,13 @@ def why_not_written(error: BaseException) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path``, as a whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path``, as a whole or not at all."""
     try:
-        partial_path(path).write_text(text, encoding="utf-8", newline="\n")
+        partial_path(path).write_bytes(content)
         sync_and_replace(partial_path(path), path)
     except BaseException:
         partial_path(path).unlink(missing_ok=True)
@@ -81,6 +87,21 @@ def try_lock(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def lock_until_exit(path: Path) -> bool:
+    """Lock ``path`` for as long as this process lives; False if another process has it.
+
+    Unlike that of ``try_lock``, the lock is not of the processes too that this one starts: it is gone with it, even if
+    they live on. Where a file system knows no locks, everyone gets them.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # closing it, or any other of the file, would unlock it
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
 
 
 def sha256_of_file(path: Path) -> str:

@@ -14,14 +14,17 @@ import torch
 from fairseq.trainer import Trainer
 
 from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyCriterion
-from mmt.distributed.checkpoint import newest_first, reading_with
+from mmt.distributed.background import do_or_put_off
+from mmt.distributed.checkpoint import newest_first, reading_with, remove_unused_shards
 from mmt.distributed.saving_trainer import SavingTrainer
-from mmt.errors import CheckpointDamaged, UserError
-from mmt.fairseq_compat import refuse_dead_flags, refuse_two_precisions, switched_off
+from mmt.errors import CheckpointDamaged, NotWritten, UserError
+from mmt.fairseq_compat import how_it_begins, refuse_dead_flags, refuse_two_precisions, switched_off
+from mmt.files import lock_until_exit, why_not_written
 from mmt.modules.collectives import own_part
 from mmt.modules.moe_layer import moe_layers
 from mmt.sacrebleu_metrics import METRICS
 from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
+from mmt.tasks.vocabulary_files import keep_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +42,14 @@ class MoETrainer(SavingTrainer):
     * ``--patience`` counts on where a resumed training stopped counting.
     * A training whose last checkpoint is damaged says so, and goes on from the newest one that is not.
     * A training that has all of its ``--max-update`` ends at once, and leaves its checkpoints as they are.
+    * A run keeps its vocabulary beside its checkpoints, and one training at a time writes to its folder.
     """
 
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
         refuse_dead_flags(cfg.distributed_training)
         refuse_two_precisions(cfg.common)
         _check_best_metric(cfg.checkpoint.best_checkpoint_metric, task)
+        self._beginning = how_it_begins(cfg.checkpoint)
         if moe_layers(model) and not isinstance(criterion, MoELabelSmoothedCrossEntropyCriterion):
             logger.warning(
                 "--criterion %s trains without a balance loss, and logs nothing of the experts: use "
@@ -60,6 +65,9 @@ class MoETrainer(SavingTrainer):
             task.autocast_dtype = torch.float16
         with self._without_fairseqs_bf16(cfg):
             super().__init__(cfg, task, model, criterion, quantizer)
+        if not cfg.checkpoint.no_save and self.is_data_parallel_master:
+            _claim(Path(cfg.checkpoint.save_dir))
+            remove_unused_shards(Path(cfg.checkpoint.save_dir))  # a killed save's: they may fill the disk
 
     def _without_fairseqs_bf16(self, cfg: Any) -> contextlib.AbstractContextManager[None]:
         """Keep fairseq from casting the model, or wrapping the optimizer, while we autocast."""
@@ -121,8 +129,15 @@ class MoETrainer(SavingTrainer):
         # fairseq saves the task's state, but hands only the extra state back to a training that is resumed.
         state["extra_state"]["task_state"] = state["task_state"]
         state["extra_state"]["early_stopping"] = dict(vars(_early_stopping()))
+        state["extra_state"]["beginning"] = self._beginning
         state["extra_state"]["data_parallel_world_size"] = self.data_parallel_world_size
         return state
+
+    def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
+        saved = super().save_checkpoint(filename, extra_state)
+        if saved is not None and self.is_data_parallel_master and isinstance(self.task, MultilingualMoETranslationTask):
+            do_or_put_off(lambda: _keep_vocabulary(self.task, Path(saved).parent))
+        return saved
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """Go on from a checkpoint, or, if the last one of this training is damaged, from the newest one that is not."""
@@ -204,6 +219,23 @@ def _check_best_metric(metric: str, task: Any) -> None:
         raise UserError(f"{option} needs --eval-bleu (task.eval_bleu=true in a recipe)")
     if direction and direction not in task.lang_pairs:
         raise UserError(f"{option}: {direction} is not one of the directions {', '.join(task.lang_pairs)}")
+
+
+def _keep_vocabulary(task: MultilingualMoETranslationTask, folder: Path) -> None:
+    try:
+        keep_vocabulary(task, folder)
+    except OSError as error:
+        raise NotWritten(f"the vocabulary could not be written to {folder}: {why_not_written(error)}") from error
+
+
+def _claim(save_dir: Path) -> None:
+    """Refuse a folder that another training writes to: each would remove the other's checkpoints."""
+    save_dir.mkdir(parents=True, exist_ok=True)
+    if not lock_until_exit(save_dir / ".lock"):
+        raise UserError(
+            f"--save-dir {save_dir}: another training writes to this folder; wait for its end, or choose another one "
+            "(checkpoint.save_dir in a recipe)"
+        )
 
 
 def _is_not_finite(gradient: torch.Tensor | None) -> bool:

@@ -20,7 +20,7 @@ mmt train demo 2>&1 | tee -a "$run.log" |
   { tail -n 20 "$run.log" >&2; exit 1; }
 
 step "3/4 Score all directions, on the first 150 of 1,000 sentences that were held out"
-mmt evaluate "$run" --max-segments 150
+mmt evaluate "$run" --max-segments 150 --output "$run/results-150"
 
 languages=$(grep -vx en data/demo/sample/bin/lang_list.txt | paste -sd,)
 step "4/4 Translate into $languages"

@@ -30,7 +30,8 @@ Every option has two names: `--moe-top-k` for `fairseq-train`, and `model.moe_to
 - with `fused_adam` `--use-old-adam`, `--fp16-adam-stats`, `--memory-efficient-fp16` and `--memory-efficient-bf16`;
 - `--bf16` together with `--fp16` or `--amp`;
 - on a mesh of several processes `--fp16`, `--amp`, `--memory-efficient-fp16`, `--memory-efficient-bf16`, `--store-ema`,
-  `--use-bmuf`, and the optimizers adafactor and lamb;
+  `--use-bmuf`, `--encoder-layerdrop`, `--decoder-layerdrop`, and the optimizers adafactor and lamb; with
+  `--tensor-parallel-size` also `--stop-time-hours`;
 - fairseq's own ways to share out a model, which `--zero`, `--expert-parallel-size` and `--tensor-parallel-size`
   replace.
 

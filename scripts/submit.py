@@ -4,7 +4,7 @@ others, it saves and goes back into the queue, until the training is finished.
 
     python scripts/submit.py software50 preset=full run=gpu task.expert_parallel_size=8 --hours 24
 
-It needs: pip install 'mmt[slurm]'.
+It needs: pip install -e '.[slurm]'.
 """
 
 import argparse
@@ -20,7 +20,7 @@ os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
 try:
     import submitit
 except ImportError:
-    sys.exit("submit.py needs submitit: pip install 'mmt[slurm]'")
+    sys.exit("submit.py needs submitit: pip install -e '.[slurm]'")
 
 SAVED = 75
 MAX_RESTARTS = 10_000

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import sys
 from dataclasses import fields
 
 import torch
 
 from mmt.inference.translator import DecodingOptions, Translator
+from mmt.tasks.vocabulary_files import FILES, SENTENCEPIECE
 
 _DEFAULTS = {field.name: field.default for field in fields(DecodingOptions)}
 
@@ -22,7 +24,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
     parser.add_argument(
         "--data",
         metavar="FOLDER",
-        help="folder with dict.txt, spm.model and lang_list.txt (default: the one the model was trained with)",
+        help=f"folder with {', '.join(FILES)} (default: the checkpoint's, where a run keeps them, or the data folder "
+        "that the model was trained with)",
     )
     parser.add_argument(
         "--device",
@@ -95,4 +98,11 @@ def translator_from(args: argparse.Namespace, *, too_long: str) -> Translator:
     if device == "cuda" and torch.cuda.is_available():
         # Of the devices that they all see, each process of a machine takes one of its own.
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    return Translator.from_checkpoint(args.model, data=args.data, device=device, options=options)
+    translator = Translator.from_checkpoint(args.model, data=args.data, device=device, options=options)
+    if translator.needs_pieces:
+        print(
+            f"mmt: there is no {SENTENCEPIECE} in {translator.vocabulary}: text must be cut into the dictionary's "
+            "pieces already",
+            file=sys.stderr,
+        )
+    return translator

@@ -171,7 +171,7 @@ def _optional(findings: Findings) -> None:
     for extra, packages in extras.items():
         missing = [name for name in packages if distribution_version(name) is None]
         if missing:
-            findings.missing(f"[{extra}]", f"pip install 'mmt[{extra}]'   (missing: {', '.join(missing)})")
+            findings.missing(f"[{extra}]", f"pip install -e '.[{extra}]'   (missing: {', '.join(missing)})")
         else:
             findings.show(f"[{extra}]", f"yes ({', '.join(packages)})")
     for module, language in (("MeCab", "ja"), ("mecab_ko", "ko")):

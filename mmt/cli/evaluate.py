@@ -26,6 +26,7 @@ from mmt.inference.loading import find_checkpoint
 from mmt.inference.translator import Translator
 from mmt.sacrebleu_metrics import METRICS, tokenizer_for_language
 from mmt.sharing import first_process_first, rank_and_world_size
+from mmt.tasks.vocabulary_files import SENTENCEPIECE
 
 HELP = "score a model in all its directions: BLEU, chrF++, averages, baselines"
 
@@ -90,6 +91,11 @@ def run(args: argparse.Namespace) -> int:
     translator = translator_from(args, too_long="truncate")
     if sha256_of_file(checkpoint) != checkpoint_sha256:
         raise UserError(f"--model {checkpoint}: it was replaced while it was read, as by a running training; try again")
+    if translator.needs_pieces:
+        raise UserError(
+            f"--model {args.model}: without {SENTENCEPIECE} only words can be scored, but its dictionary has pieces of "
+            "them; use fairseq-generate with --remove-bpe and --scoring sacrebleu"
+        )
     test_sets = _test_sets(args.test_set, translator)
     jobs = plan(
         test_sets,
@@ -101,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     tiers = read_tiers_of(args.tiers, translator.languages)
     baselines = None if args.no_baselines else _baselines(args, output, translator)
     rank, _ = rank_and_world_size()
-    identity = _identity(checkpoint_sha256, translator.data, args)
+    identity = _identity(checkpoint_sha256, translator.vocabulary, args)
     locations = {test_set.name: os.path.abspath(test_set.location) for test_set in test_sets}
     with first_process_first():
         if rank == 0:
@@ -122,10 +128,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _identity(checkpoint_sha256: str, data: Path, args: argparse.Namespace) -> Record:
+def _identity(checkpoint_sha256: str, vocabulary: Path, args: argparse.Namespace) -> Record:
     """Return what scores depend on, beside the text. The size of a batch and the device change rounding only."""
     search = asdict(decoding_options(args, too_long="truncate"))
-    spm = data / "spm.model"
+    spm = vocabulary / SENTENCEPIECE
     del search["max_tokens"]
     return {
         "checkpoint_sha256": checkpoint_sha256,

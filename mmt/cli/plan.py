@@ -36,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sentence-length", type=int, default=32, metavar="N", help="tokens of a sentence (32)")
     parser.add_argument("--top", type=int, default=8, metavar="N", help="how many meshes to show (8)")
-    parser.add_argument("--largest", action="store_true", help="show the largest models that fit, with the reasons")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--largest", action="store_true", help="show the largest models that fit, with the reasons")
+    instead.add_argument(
         "--scaling", type=Path, metavar="FILE", help="simulate 1, 2, 4, ... nodes; a table, and a plot (.svg or .png)"
     )
 
@@ -122,8 +123,11 @@ def _print_plans(subject: Subject, batch: Batch, cluster: Cluster, top: int) -> 
 def _print_largest(subject: Subject, batch: Batch, cluster: Cluster) -> None:
     model = subject.model.with_options(checkpoint_activations=True)
     for title, found in (
-        ("More experts at the same width", more_experts(model, batch, cluster)),
-        (f"Wider layers, with {cluster.num_gpus} experts: one per GPU", wider(model, batch, cluster)),
+        ("More experts at the same width", more_experts(model, batch, cluster, bf16=subject.bf16)),
+        (
+            f"Wider layers, with {cluster.num_gpus} experts: one per GPU",
+            wider(model, batch, cluster, bf16=subject.bf16),
+        ),
     ):
         print(f"{title} (GiB of one GPU and its host):\n\n{largest_table(found)}\n\n{reasons(found, cluster)}\n")
     if cluster.note:

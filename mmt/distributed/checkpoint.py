@@ -136,6 +136,13 @@ def identity(path: Path) -> str | None:
     return f"one of {updates} updates, {path.stat().st_size} bytes{f', with {folder.name}' if folder else ''}"
 
 
+def beginning(path: Path) -> State:
+    """Return how the training that wrote a checkpoint began, as ``MoETrainer`` recorded it; empty if nobody did."""
+    with contextlib.suppress(Exception):  # there is none, or it is damaged
+        return dict(_head(path)["extra_state"]["beginning"])
+    return {}
+
+
 def newest_first(save_dir: Path) -> list[Path]:
     """List the checkpoints in a folder that a training can go on from, those with the most updates first."""
     updates = {}

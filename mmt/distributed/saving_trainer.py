@@ -165,7 +165,7 @@ class SavingTrainer(ParallelTrainer):
     def read_checkpoint(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
         """Fill in the tensors of a checkpoint, spread as the model is now."""
         if self.mesh is None:
-            return read_training(path, state, trained_names(self.model))
+            return read_training(path, state, trained_names(self.get_model()))  # without what fairseq wraps it in
         model, parallel = self.model, self._parallel  # the model is spread when it is first asked for
         assert parallel is not None
         parallel.reshard()

@@ -68,6 +68,9 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], group: ProcessGrou
 def _finish(partial: Path, folder: Path, checksums: list[dict[str, str]]) -> None:
     """Give a complete folder its name."""
     sums = {name: value for part in checksums for name, value in part.items()}
+    missing = [name for name in sums if not (partial / name).is_file()]
+    if missing:
+        raise OSError(f"what another host has written ({missing[0]}) is not here: --save-dir must be a shared folder")
     sums[".metadata"] = sha256_of_file(partial / ".metadata")
     write_text(partial / CHECKSUMS, json.dumps(sums, indent=1))
     sync(partial)

@@ -25,7 +25,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: str | None = None
-        self._first_time = 0.0
+        self._first_sigterm: float | None = None
         StopRequest.process = os.getpid()
         for number in SIGNALS:
             signal.signal(number, self._remember)
@@ -41,8 +41,12 @@ class StopRequest:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
-            self.signal, self._first_time = signal.Signals(number).name, time.monotonic()
-        elif number == signal.SIGTERM and time.monotonic() > self._first_time + SAME_REQUEST_SECONDS:
+            self.signal = signal.Signals(number).name
+        if number != signal.SIGTERM:
+            return
+        if self._first_sigterm is None:  # SLURM's first one may come long after its SIGUSR1, and leaves time to save
+            self._first_sigterm = time.monotonic()
+        elif time.monotonic() > self._first_sigterm + SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

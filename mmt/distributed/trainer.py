@@ -39,6 +39,8 @@ WHOLE_MODEL_OPTIONS = {
     ("common", "memory_efficient_bf16"): "--bf16",
     ("ema", "store_ema"): None,
     ("optimization", "use_bmuf"): None,
+    ("model", "encoder_layerdrop"): None,  # each process would leave out layers of its own choice
+    ("model", "decoder_layerdrop"): None,
 }
 
 
@@ -90,9 +92,14 @@ class ParallelTrainer(Trainer):
         if world_size == 1:
             return
         for (section, option), replacement in WHOLE_MODEL_OPTIONS.items():
-            if cfg[section][option]:
+            if getattr(cfg[section], option, None):
                 flag, advice = option.replace("_", "-"), f": use {replacement}" if replacement else ""
                 raise UserError(f"--{flag} does not go with {MESH_OPTIONS} on several processes{advice}")
+        if cfg.optimization.stop_time_hours and shape.tensors > 1:
+            raise UserError(
+                "--stop-time-hours does not go with --tensor-parallel-size, whose processes would not stop at the same "
+                "update: let SIGUSR1 stop it, as scripts/train.slurm does"
+            )
         if cfg.optimizer._name in WHOLE_TENSOR_OPTIMIZERS:
             raise UserError(
                 f"--optimizer {cfg.optimizer._name} looks at whole matrices, of which a process has parts with "

@@ -118,7 +118,8 @@ def _only_prefix(prefixes: Collection[str], location: str) -> str:
         others = [f"{location}/{prefix}" for prefix in sorted(set(prefixes) - {_TRAIN_PREFIX})]
         raise UserError(
             f"--test-set {location}: no files {_TEST_PREFIX}.LANG or {_TEST_PREFIX}.XX-YY.LANG in it; put them beside "
-            f"your training text and prepare it again, or choose {' or '.join(others) or 'another folder'}"
+            "your training text (of a table: into data/evalsets/own) and prepare it again, or choose "
+            f"{' or '.join(others) or 'another folder'}"
         )
     return _TEST_PREFIX
 

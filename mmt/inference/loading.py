@@ -9,28 +9,35 @@ from fairseq import checkpoint_utils
 from omegaconf import DictConfig
 
 from mmt.errors import UserError
+from mmt.tasks.vocabulary_files import DICTIONARY, DIRECTIONS, FILES, LANGUAGES, holds_vocabulary
 
 TASK = "multilingual_moe_translation"
 # In a run's folder, the first that exists is used.
 CHECKPOINT_NAMES = ("checkpoint_best.pt", "checkpoint_last.pt")
 # Options of the task that name files, and the file of a data folder that stands for each.
 _DATA_FILES = {
-    "lang_dict": "lang_list.txt",
-    "fixed_dictionary": "dict.txt",
-    "source_dict": "dict.txt",
-    "target_dict": "dict.txt",
+    "lang_dict": LANGUAGES,
+    "fixed_dictionary": DICTIONARY,
+    "source_dict": DICTIONARY,
+    "target_dict": DICTIONARY,
 }
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode, with what fairseq needs to use it."""
+    """A model in evaluation mode, with what fairseq needs to use it.
+
+    Attributes:
+        data: the data folder that it was trained with, or that the user has named; need not be there.
+        vocabulary: the folder of its dictionary, SentencePiece model and languages.
+    """
 
     model: Any
     task: Any
     config: Any
     path: Path
     data: Path
+    vocabulary: Path
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -47,6 +54,8 @@ def find_checkpoint(path: str | Path) -> Path:
         raise UserError(f"--model {path}: the folder holds neither {' nor '.join(CHECKPOINT_NAMES)}")
     if not path.is_file():
         raise UserError(f"--model {path}: no such file or folder")
+    if path.suffix == ".safetensors":
+        raise UserError(f"--model {path}: .safetensors is for other programs; mmt and fairseq read .pt")
     return path
 
 
@@ -55,7 +64,8 @@ def load_model(path: str | Path, *, data: str | Path | None = None, device: str 
 
     Args:
         path: a checkpoint or a run's folder.
-        data: folder with dict.txt, spm.model and lang_list.txt; default: the one that the model was trained with.
+        data: folder with dict.txt, spm.model and lang_list.txt; default: the checkpoint's own, where a run keeps
+            them, or else the data folder that the model was trained with.
         device: "cpu" or "cuda".
 
     Raises:
@@ -66,18 +76,21 @@ def load_model(path: str | Path, *, data: str | Path | None = None, device: str 
     # Reads with weights_only=True, see mmt.fairseq_compat.
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
     task_config = _task_config(state, checkpoint)
-    folder = _use_data_folder(task_config, None if data is None else Path(data), checkpoint)
+    folder = Path(data) if data is not None else Path(str(task_config.data).split(":")[0])
+    vocabulary = _use_vocabulary(task_config, None if data is None else Path(data), checkpoint)
+    if getattr(task_config, "lang_pairs", None) is None and not (vocabulary / DIRECTIONS).is_file():
+        task_config.lang_pairs = ",".join(state.get("task_state", {}).get("lang_pairs", [])) or None
     try:
         models, config, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], state=state)
     except UserError as error:
-        raise UserError(f"--model {checkpoint}, data folder {folder}: {error}") from error
+        raise UserError(f"--model {checkpoint}, data folder {vocabulary}: {error}") from error
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         # fairseq checks nothing: a checkpoint with missing weights or settings surfaces in many ways.
         raise UserError(f"--model {checkpoint}: its weights do not fit its settings ({_first_line(error)})") from error
     model = models[0]
     model.to(device).eval()
     model.prepare_for_inference_(config)
-    return LoadedModel(model, task, config, checkpoint, folder)
+    return LoadedModel(model, task, config, checkpoint, folder, vocabulary)
 
 
 def _check_device(device: str) -> None:
@@ -101,16 +114,18 @@ def _task_config(state: dict[str, Any], checkpoint: Path) -> Any:
     return task_config
 
 
-def _use_data_folder(task_config: Any, data: Path | None, checkpoint: Path) -> Path:
-    """Point the task's options to ``data``, or check that the folder they name is there; return the folder."""
+def _use_vocabulary(task_config: Any, data: Path | None, checkpoint: Path) -> Path:
+    """Point the task's options to the files that go with the model, wherever they are; return their folder."""
     if data is None:
-        folder = Path(str(task_config.data).split(":")[0])
-        if not folder.is_dir():
-            raise UserError(
-                f"--model {checkpoint} was trained with the data folder {folder}, which is not here; "
-                "give its place with --data"
-            )
-        return folder
+        if not holds_vocabulary(checkpoint.parent):
+            folder = Path(str(task_config.data).split(":")[0])
+            if not folder.is_dir():
+                raise UserError(
+                    f"--model {checkpoint} was trained with the data folder {folder}, which is not here; "
+                    f"put its {', '.join(FILES)} beside the checkpoint, or give its place with --data"
+                )
+            return folder
+        data = checkpoint.parent
     if not data.is_dir():
         raise UserError(f"--data {data}: no such folder")
     if not any(data.glob("dict*.txt")):
@@ -124,8 +139,8 @@ def _use_data_folder(task_config: Any, data: Path | None, checkpoint: Path) -> P
             setattr(task_config, option, str(data / name))
     pairs = getattr(task_config, "lang_pairs", None)
     # Directions that were listed one by one stay; those from a file come from the new folder's file.
-    if isinstance(pairs, str) and ("/" in pairs or pairs.endswith(".txt")) and (data / "lang_pairs.txt").is_file():
-        task_config.lang_pairs = str(data / "lang_pairs.txt")
+    if isinstance(pairs, str) and ("/" in pairs or pairs.endswith(".txt")) and (data / DIRECTIONS).is_file():
+        task_config.lang_pairs = str(data / DIRECTIONS)
     return data
 
 

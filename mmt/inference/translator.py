@@ -85,7 +85,7 @@ class Translator:
     """
 
     def __init__(self, loaded: LoadedModel, options: DecodingOptions = DecodingOptions()) -> None:
-        self.path, self.data = loaded.path, loaded.data
+        self.path, self.data, self.vocabulary = loaded.path, loaded.data, loaded.vocabulary
         self.model = loaded.model
         self.task = loaded.task
         self.options = options
@@ -121,6 +121,12 @@ class Translator:
     def trained_directions(self) -> list[str]:
         """The directions that the model was trained in, such as "en-de"."""
         return list(self.task.trained_lang_pairs)
+
+    @property
+    def needs_pieces(self) -> bool:
+        """Whether the dictionary has pieces of words, and there is no model that cuts text into them."""
+        has_pieces = any("\u2581" in symbol or symbol.endswith("@@") for symbol in self.task.source_dictionary.symbols)
+        return has_pieces and self.task.sentencepiece is None
 
     def check_language(self, language: str, option: str) -> None:
         """Raise a UserError that names ``option`` and lists the languages if the model does not know ``language``."""

@@ -61,16 +61,16 @@ def ways(cluster: Cluster) -> list[Way]:
     return found
 
 
-def more_experts(model: PlannedModel, batch: Batch, cluster: Cluster) -> list[Largest]:
+def more_experts(model: PlannedModel, batch: Batch, cluster: Cluster, *, bf16: bool = True) -> list[Largest]:
     """Add experts to each layer, at the same widths: as many as fit."""
 
     def grow(layout: Layout) -> Callable[[int], PlannedModel]:
         return lambda size: model.with_experts(size * layout.mesh.experts)
 
-    return [_best(way, grow, batch, cluster) for way in ways(cluster)]
+    return [_best(way, grow, batch, cluster, bf16) for way in ways(cluster)]
 
 
-def wider(model: PlannedModel, batch: Batch, cluster: Cluster) -> list[Largest]:
+def wider(model: PlannedModel, batch: Batch, cluster: Cluster, *, bf16: bool = True) -> list[Largest]:
     """Widen all layers, with as many experts in each as there are GPUs: the hidden width stays four times the width."""
     made: dict[int, PlannedModel] = {}
 
@@ -90,20 +90,20 @@ def wider(model: PlannedModel, batch: Batch, cluster: Cluster) -> list[Largest]:
             )
         return made[size]
 
-    return [_best(way, lambda _: of_width, batch, cluster) for way in ways(cluster)]
+    return [_best(way, lambda _: of_width, batch, cluster, bf16) for way in ways(cluster)]
 
 
 Grow = Callable[[int], PlannedModel]
 
 
-def _best(way: Way, grow: Callable[[Layout], Grow], batch: Batch, cluster: Cluster) -> Largest:
-    found = [_largest(way, layout, grow(layout), batch, cluster) for layout in way.layouts]
+def _best(way: Way, grow: Callable[[Layout], Grow], batch: Batch, cluster: Cluster, bf16: bool) -> Largest:
+    found = [_largest(way, layout, grow(layout), batch, cluster, bf16) for layout in way.layouts]
     return max(found, key=lambda largest: largest.model.num_parameters if largest.model else 0)
 
 
-def _largest(way: Way, layout: Layout, of_size: Grow, batch: Batch, cluster: Cluster) -> Largest:
+def _largest(way: Way, layout: Layout, of_size: Grow, batch: Batch, cluster: Cluster, bf16: bool) -> Largest:
     def memory(size: int) -> RankMemory:
-        found = rank_memory(of_size(size), layout, batch)
+        found = rank_memory(of_size(size), layout, batch, bf16=bf16)
         return dataclasses.replace(found, gathered=0) if way.without_copies else found
 
     def does_fit(size: int) -> bool:

@@ -108,13 +108,14 @@ class StateBytes:
 
 
 def state_bytes(
-    parameters: Sequence[ParameterShape], mesh: MeshShape, zero: int, offload: bool = False
+    parameters: Sequence[ParameterShape], mesh: MeshShape, zero: int, offload: bool = False, *, update_freq: int = 1
 ) -> StateBytes:
     """Count the bytes of one process.
 
     ``--zero 1`` and 2 put all parameters together and keep them for the backward pass; 3 has two layers at a time, one
     that is at work and one that is on its way. Embeddings stay together. Whole gradients are those of a layer, and with
-    ``--zero 1`` of all. Experts of which a process holds all are put together only if they come from the host.
+    ``--zero 1`` of all, if they are added up over several micro-batches. Experts of which a process holds all are put
+    together only if they come from the host.
     """
     own = sum(own_elements(parameter, mesh, zero) for parameter in parameters)
     by_layer: dict[str, int] = {}
@@ -126,7 +127,7 @@ def state_bytes(
     largest = max(by_layer.values(), default=0)
     everything = sum(by_layer.values())
     whole_parameters = outside + (2 * largest if zero == 3 else everything)
-    whole_gradients = outside + (everything if zero == 1 else largest)
+    whole_gradients = outside + (everything if zero == 1 and update_freq > 1 else largest)
     return StateBytes(
         parameters=BYTES_PER_NUMBER * own,
         gradients=BYTES_PER_NUMBER * own,

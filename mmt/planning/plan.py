@@ -39,7 +39,7 @@ def judge(
     model: PlannedModel, layout: Layout, batch: Batch, cluster: Cluster, *, bf16: bool = True, update_freq: int = 1
 ) -> Plan:
     """Count memory and time of one layout."""
-    memory = rank_memory(model, layout, batch, bf16=bf16)
+    memory = rank_memory(model, layout, batch, bf16=bf16, update_freq=update_freq)
     time = step_time(model, layout, batch, cluster, bf16=bf16, update_freq=update_freq)
     words = layout.mesh.data_parallel_size * update_freq * batch.tokens("decoder")
     return Plan(layout, memory, time, fits(memory, cluster), words / time.total)

@@ -74,14 +74,20 @@ class RankMemory:
 
 
 def rank_memory(
-    model: PlannedModel, layout: Layout, batch: Batch, *, bf16: bool = True, on_gpu: bool = True
+    model: PlannedModel,
+    layout: Layout,
+    batch: Batch,
+    *,
+    bf16: bool = True,
+    on_gpu: bool = True,
+    update_freq: int = 1,
 ) -> RankMemory:
     """Count the bytes of one process.
 
     ``--cpu-offload`` takes all parameters to the host, with their gradients and Adam's state.
     """
     mesh, zero = layout.mesh, layout.zero
-    states = state_bytes(model.parameters, mesh, zero, layout.offload)
+    states = state_bytes(model.parameters, mesh, zero, layout.offload, update_freq=update_freq)
     # ZeRO packs a layer's gradients into one tensor before they are summed.
     packed = state_bytes(model.parameters, mesh, max(2, zero), layout.offload).whole_gradients if zero > 0 else 0
     travelling = 0  # gradients that are averaged lie side by side in a copy

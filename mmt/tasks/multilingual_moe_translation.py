@@ -16,13 +16,13 @@ from typing import Any
 import sentencepiece
 import torch
 from fairseq.data import Dictionary, FairseqDataset
-from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager, load_sampling_weights
 from fairseq.data.multilingual.multilingual_utils import get_lang_tok
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import register_task
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 from torch import Tensor, nn
 
+from mmt.data.dataset_manager import LanguageIdDatasetManager
 from mmt.data.language_ids import LanguageIdDataset
 from mmt.errors import UserError
 from mmt.tasks.config import (
@@ -35,50 +35,6 @@ from mmt.tasks.validation_scores import KEY as SCORE_SUMS
 from mmt.tasks.validation_scores import ValidationScores
 
 logger = logging.getLogger(__name__)
-
-
-class LanguageIdDatasetManager(MultilingualDatasetManager):
-    """fairseq's multilingual data loading, with the languages of every sentence in every batch."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.told_of_limit: set[str] = set()
-
-    def load_a_dataset(self, split: str, data_path: str, src: str, *args: Any, **kwargs: Any) -> FairseqDataset:
-        dataset = super().load_a_dataset(split, data_path, src, *args, **kwargs)
-        limit = None if split == self.args.train_subset else self.args.valid_sentences_per_direction
-        target = kwargs["tgt"]
-        if limit is not None and split not in self.told_of_limit:
-            self.told_of_limit.add(split)
-            logger.info("%s: the first %d sentences of each direction (--valid-sentences-per-direction)", split, limit)
-        return LanguageIdDataset(dataset, self.langs.index(src), self.langs.index(target), max_sentences=limit)
-
-    def get_sampling_ratios(
-        self, data_param_list: Any, datasets: Sequence[tuple[str, Any]], epoch: int, shard_epoch: int | None = None
-    ) -> Any:
-        """Return the share of each direction.
-
-        Raises:
-            UserError: names a direction that ``--sampling-weights`` leaves out.
-        """
-        weights, option = self.args.sampling_weights, "--sampling-weights"
-        if self.args.sampling_weights_from_file:
-            option = f"--sampling-weights-from-file {self.args.sampling_weights_from_file}"
-            try:
-                weights = load_sampling_weights(self.args.sampling_weights_from_file)
-            except ValueError as error:
-                raise UserError(f"{option}: not JSON: {error}") from error
-        missing = [key for key, _ in datasets if weights and key not in weights]
-        if missing:
-            raise UserError(f"{option} must give the share of every direction, but has none for {missing[0]!r}")
-        return super().get_sampling_ratios(data_param_list, datasets, epoch, shard_epoch)
-
-    def get_split_num_data_shards(self, split: str) -> dict[str, int]:
-        shards = super().get_split_num_data_shards(split)
-        for pair in self.lang_pairs:
-            if self.get_dataset_key("main", *pair.split("-")) not in shards:
-                raise UserError(f"no binarized {split} data of {pair} in {self.args.data}")
-        return shards
 
 
 @register_task("multilingual_moe_translation", dataclass=MultilingualMoETranslationConfig)
@@ -147,6 +103,26 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         # fairseq-validate loads a model, but no direction is chosen, so that fairseq takes it for a training.
         task._goes_with_checkpoint |= bool(kwargs.get("from_checkpoint"))
         return task
+
+    def check_dicts(self, dicts: dict[str, Dictionary], source_langs: list[str], target_langs: list[str]) -> None:
+        """Check that all languages share one dictionary.
+
+        Raises:
+            UserError: names two that differ.
+        """
+        try:
+            super().check_dicts(dicts, source_langs, target_langs)
+        except AssertionError as error:
+            first, other = next(
+                (languages[0], language)
+                for languages in (source_langs, target_langs)
+                for language in languages
+                if dicts[language] != dicts[languages[0]]
+            )
+            raise UserError(
+                f"{self.args.data}: dict.{first}.txt and dict.{other}.txt differ, but all languages share one "
+                "dictionary; give fairseq-preprocess the same --srcdict and --tgtdict for all pairs"
+            ) from error
 
     @classmethod
     def load_dictionary(cls, filename: str) -> Dictionary:

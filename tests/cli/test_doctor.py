@@ -105,7 +105,7 @@ def test_missing_optional_packages_are_advised_but_do_not_fail(
     code = doctor.run(None)  # type: ignore[arg-type]
 
     assert code == 0
-    assert "pip install 'mmt[report]'   (missing: no-such-package)" in capsys.readouterr().out
+    assert "pip install -e '.[report]'   (missing: no-such-package)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.command import Finished, mmt, start_mmt, start_together
 from tests.evaluation.tiny_model import aligned_text, write_lines
+from tests.system.commands import ROUTINGS, train
 
 QUICK = ["--beam", "1", "--max-len-b", "4", "--max-len-a", "1"]
 
@@ -157,12 +158,28 @@ def test_another_sentencepiece_model_is_another_evaluation(
     assert "another evaluation: spm_sha256 that of another file (now" in refused.error_line()
 
 
-def test_a_model_without_a_sentencepiece_model_is_scored_too(tiny: Path, tmp_path: Path) -> None:
+def test_a_model_without_its_sentencepiece_model_is_not_scored_in_pieces_of_words(tiny: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(tiny / "bin", tmp_path / "bin"))
     (data / "spm.model").unlink()
     options = ["--data", data, "--test-set", tiny / "multi", "--max-segments", "2", "--no-baselines", "--beam", "1"]
 
-    finished = mmt("evaluate", tiny / "run", "--output", tmp_path / "results", "--directions", "en-de", *options)
+    refused = mmt("evaluate", tiny / "run", "--output", tmp_path / "results", "--directions", "en-de", *options)
+    translated = mmt("translate", "--model", tiny / "run", "--data", data, "--to", "de", *QUICK, stdin=b"open\n")
+
+    pieces = f"mmt: there is no spm.model in {data}: text must be cut into the dictionary's pieces already"
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[0] == pieces
+    assert "without spm.model only words can be scored, but its dictionary has pieces" in refused.stderr.splitlines()[1]
+    assert (translated.returncode, translated.stderr) == (0, f"{pieces}\n")
+
+
+def test_a_model_of_words_is_scored_without_a_sentencepiece_model(toy_data: Path, tmp_path: Path) -> None:
+    train(toy_data, tmp_path / "run", *ROUTINGS["dense"], "--max-update", "1", "--disable-validation")
+    for language in ("en", "aa"):
+        write_lines(tmp_path / f"test.{language}", [f"{language}1 {language}2", f"{language}3"])
+
+    options = ["--test-set", tmp_path, "--directions", "en-aa", "--no-baselines", *QUICK]
+    finished = mmt("evaluate", tmp_path / "run", "--output", tmp_path / "results", *options)
 
     assert finished.returncode == 0, finished.stderr
     assert json.loads((tmp_path / "results" / "run.json").read_text())["identity"]["spm_sha256"] is None

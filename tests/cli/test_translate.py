@@ -250,7 +250,7 @@ def test_a_checkpoint_that_cannot_be_used_is_one_line_that_names_it(damage: str,
             expected += f", data folder {data}: {data}/spm.model: not a SentencePiece model"
         elif damage == "moved data":
             state["cfg"]["task"]["data"] = "no/such/bin"
-            expected += " was trained with the data folder no/such/bin, which is not here; give its place with --data"
+            expected += " was trained with the data folder no/such/bin, which is not here; put its dict.txt, spm."
         else:
             del state["model"]["decoder.layers.0.self_attn.k_proj.weight"]
             expected += ": its weights do not fit its settings (Missing key(s) in state_dict: "

@@ -74,6 +74,25 @@ def test_folder_has_one_dictionary_for_all_languages_and_lists_them_in_fixed_ord
     assert (folder / "bin" / "spm.model").read_bytes() == (folder / "spm" / "spm.model").read_bytes()
 
 
+def test_a_model_of_pieces_need_not_have_an_end_mark(folder: Path, tmp_path: Path) -> None:
+    lines = (folder / "text" / "train.en-de.en").read_text(encoding="utf-8").splitlines()[:500]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_prefix=str(tmp_path / "spm"), vocab_size=200, eos_id=-1, minloglevel=2,
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spm.model"))
+    last = model.id_to_piece(model.get_piece_size() - 1)  # a character
+    for language in ("en", "de"):
+        write_lines(tmp_path / f"train.en-de.{language}", [f"{last}{last} {last}"] * 2)
+
+    binarize(tmp_path, tmp_path / "spm.model", tmp_path / "bin", 1)
+
+    dictionary = Dictionary.load(str(tmp_path / "bin" / "dict.txt"))
+    dataset = data_utils.load_indexed_dataset(str(tmp_path / "bin" / "train.en-de.en"), dictionary, "mmap")
+    assert [int(token) for token in dataset[0]].count(dictionary.eos()) == 1
+    assert dictionary.string(dataset[0]).split().count(last) >= 1
+
+
 @pytest.mark.parametrize("vocab_size", [1_000, 70_000])
 def test_files_are_byte_for_byte_those_of_fairseqs_own_builder(tmp_path: Path, vocab_size: int) -> None:
     rng = np.random.default_rng(0)

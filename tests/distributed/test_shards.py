@@ -51,6 +51,14 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
         shards.check(folder)
 
 
+def test_files_that_another_host_has_written_elsewhere_are_missed_when_they_are_saved(tmp_path: Path) -> None:
+    folder_of_shards(tmp_path).rename(tmp_path / "new.partial")
+    (tmp_path / "new.partial" / ".metadata").touch()
+    with pytest.raises(OSError, match="__9_0.distcp.* is not here: --save-dir must be a shared folder"):
+        shard_files._finish(tmp_path / "new.partial", tmp_path / "new", [{"__0_0.distcp": ""}, {"__9_0.distcp": ""}])
+    assert not (tmp_path / "new").exists()
+
+
 def test_folders_that_no_checkpoint_refers_to_are_removed(tmp_path: Path) -> None:
     used, unused, killed = (tmp_path / name for name in ("shards_1_ab", "shards_2_cd", "shards_3_ef.partial"))
     for folder in (used, unused, killed, tmp_path / "other"):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +34,22 @@ def test_the_same_request_may_come_twice() -> None:
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
         os.kill(os.getpid(), number)
     assert request.signal == "SIGTERM"
+
+
+def test_only_a_second_sigterm_ends_the_process_at_once() -> None:
+    code = """
+import os, signal, time
+from mmt.distributed import stop_request
+stop_request.SAME_REQUEST_SECONDS = 0.05
+request = stop_request.StopRequest()
+for name in ("SIGUSR1", "SIGTERM", "SIGUSR1", "SIGTERM"):
+    print(name, flush=True)
+    os.kill(os.getpid(), getattr(signal, name))
+    time.sleep(0.2)
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.returncode == -signal.SIGTERM, finished.stderr
+    assert finished.stdout.split() == ["SIGUSR1", "SIGTERM", "SIGUSR1", "SIGTERM"]
 
 
 def test_a_request_at_the_very_end_does_not_make_a_finished_training_fail() -> None:

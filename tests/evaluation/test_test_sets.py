@@ -76,20 +76,20 @@ def test_languages_may_have_script_names(tmp_path: Path) -> None:
         (
             "{}",
             ["a.en", "a.de", "b.en", "b.de"],
-            "--test-set {0}: no files test.LANG or test.XX-YY.LANG in it; put them beside your training text and "
-            "prepare it again, or choose {0}/a or {0}/b",
+            "--test-set {0}: no files test.LANG or test.XX-YY.LANG in it; put them beside your training text (of a "
+            "table: into data/evalsets/own) and prepare it again, or choose {0}/a or {0}/b",
         ),
         (  # training text is nothing to test on
             "{}",
             ["train.en-de.en", "train.en-de.de", "valid.en-de.en", "valid.en-de.de"],
-            "--test-set {0}: no files test.LANG or test.XX-YY.LANG in it; put them beside your training text and "
-            "prepare it again, or choose {0}/valid",
+            "--test-set {0}: no files test.LANG or test.XX-YY.LANG in it; put them beside your training text (of a "
+            "table: into data/evalsets/own) and prepare it again, or choose {0}/valid",
         ),
         (
             "{}",
             ["train.en-de.en", "train.en-de.de"],
-            "--test-set {0}: no files test.LANG or test.XX-YY.LANG in it; put them beside your training text and "
-            "prepare it again, or choose another folder",
+            "--test-set {0}: no files test.LANG or test.XX-YY.LANG in it; put them beside your training text (of a "
+            "table: into data/evalsets/own) and prepare it again, or choose another folder",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import shutil
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmt.errors import UserError
 from mmt.inference import translator as translator_module
 from mmt.inference.loading import find_checkpoint, load_model
 from mmt.inference.translator import DecodingOptions, Translator
+from mmt.tasks.vocabulary_files import FILES
 from tests.evaluation.tiny_model import LANGUAGES, MAX_POSITIONS, aligned_text
 from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, run
 
@@ -206,6 +208,37 @@ def test_a_data_folder_that_was_moved_can_be_given(tiny: Path, tmp_path: Path, t
     assert Translator(loaded, translator.options).translate_window(
         LINES[:3], "en", "de"
     ) == translator.translate_window(LINES[:3], "en", "de")
+
+
+def test_a_run_keeps_what_goes_with_its_checkpoints(tiny: Path, tmp_path: Path, translator: Translator) -> None:
+    for name in FILES:
+        assert (tiny / "run" / name).read_bytes() == (tiny / "bin" / name).read_bytes()
+    given_away = tmp_path / "given away"
+    given_away.mkdir()
+    for name in ("checkpoint_last.pt", *FILES):
+        shutil.copy(tiny / "run" / name, given_away)
+    state = torch.load(given_away / "checkpoint_last.pt")
+    state["cfg"]["task"]["data"] = "no/such/bin"  # as on the machine of somebody else
+    torch.save(state, given_away / "checkpoint_last.pt")
+
+    loaded = load_model(given_away)
+
+    assert (loaded.data, loaded.vocabulary) == (Path("no/such/bin"), given_away)
+    assert Translator(loaded, translator.options).translate_window(
+        LINES[:3], "en", "de"
+    ) == translator.translate_window(LINES[:3], "en", "de")
+
+
+def test_a_checkpoint_knows_its_directions(tiny: Path, tmp_path: Path) -> None:
+    for name in ("dict.txt", "spm.model", "lang_list.txt"):
+        shutil.copy(tiny / "bin" / name, tmp_path)
+    assert load_model(tiny / "run", data=tmp_path).task.trained_lang_pairs == ["en-de", "de-en", "en-ru", "ru-en"]
+
+
+def test_a_file_for_other_programs_is_refused_by_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match="model.safetensors: .safetensors is for other programs; mmt and fairseq read"):
+        find_checkpoint(tmp_path / "model.safetensors")
 
 
 def test_cuda_on_a_machine_without_it_is_refused(tiny: Path) -> None:

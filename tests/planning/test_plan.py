@@ -93,6 +93,13 @@ def test_offload_takes_all_states_to_the_host(mesh: MeshShape, zcode: PlannedMod
     assert memory.host * 8 == pytest.approx(16 * zcode.num_parameters, rel=0.001)
 
 
+def test_whole_gradients_are_held_where_they_are_added_up_over_micro_batches(zcode: PlannedModel) -> None:
+    def gathered(zero: int, update_freq: int) -> int:
+        return rank_memory(zcode, Layout(MeshShape(1, 2, 4, 1), zero), BATCH, update_freq=update_freq).gathered
+
+    assert gathered(1, 4) > gathered(1, 1) == gathered(2, 1) == gathered(2, 4)
+
+
 def by_way(found: list[Largest]) -> dict[str, Largest]:
     return {largest.way: largest for largest in found}
 
@@ -131,6 +138,16 @@ def test_the_largest_model_is_the_largest(a100x512: Cluster) -> None:
         assert largest.model is not None and largest.memory is not None
         more = largest.model.with_experts(largest.model.cfg.moe_experts + largest.layout.mesh.experts)
         assert largest.memory.gpu <= a100x512.usable_gpu_bytes < rank_memory(more, largest.layout, BATCH).gpu
+
+
+@pytest.mark.parametrize("grow", [more_experts, wider])
+def test_the_largest_model_fits_in_the_precision_of_the_training(
+    grow: Any, zcode: PlannedModel, a100x512: Cluster
+) -> None:
+    for largest in grow(zcode, BATCH, a100x512, bf16=False):
+        if largest.model is not None and largest.memory is not None:
+            in_32_bits = rank_memory(largest.model, largest.layout, BATCH, bf16=False)
+            assert largest.memory.work == in_32_bits.work > rank_memory(largest.model, largest.layout, BATCH).work
 
 
 def test_the_operations_of_a_small_model_are_those_worked_out_by_hand() -> None:

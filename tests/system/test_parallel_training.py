@@ -134,6 +134,7 @@ def test_chunks_that_do_not_fit_the_experts_are_refused_in_one_line(toy_data: Pa
 STAGES = [
     (1, []),
     (2, [EXPERTS, "2", "--zero", "1"]),
+    (2, []),
     (4, [EXPERTS, "2", TENSORS, "2", "--zero", "3"]),
     (2, [TENSORS, "2"]),
     (2, ["--zero", "2"]),

@@ -33,6 +33,21 @@ def test_a_pass_in_virtual_epochs_goes_on_with_the_same_sentences(toy_data: Path
     assert resumed_losses and resumed_losses.items() <= losses.items()
 
 
+def test_a_training_begins_with_another_checkpoint_once(toy_data: Path, tmp_path: Path) -> None:
+    options = [*ROUTINGS["dense"], "--disable-validation"]
+    train(toy_data, tmp_path / "other", *options, "--max-update", "5")
+    options += ["--restore-file", str(tmp_path / "other" / "checkpoint_last.pt"), "--reset-optimizer"]
+    options += ["--reset-lr-scheduler", "--reset-dataloader", "--reset-meters"]
+
+    def updates(max_update: int, *more: str) -> list[int]:
+        result = train(toy_data, tmp_path / "run", *options, *more, "--max-update", str(max_update))
+        return [int(record["num_updates"]) for record in records(result, "train_inner")]
+
+    assert updates(3) == [1, 2, 3]
+    assert updates(6) == [4, 5, 6]  # as a job that was put back into the queue
+    assert updates(2, "--restore-file", str(tmp_path / "run" / "checkpoint_last.pt")) == [1, 2]  # another beginning
+
+
 @pytest.mark.parametrize("saving", [[], ["--save-in-background"]], ids=["waiting", "in the background"])
 def test_save_kill_resume_gives_the_same_losses_and_weights_to_the_last_digit(
     saving: list[str], toy_data: Path, tmp_path: Path

@@ -107,7 +107,7 @@ def test_a_cancelled_job_loses_nothing(slurm: LocalSlurm, recipe: TinyRecipe, tm
 def test_submitit_puts_a_job_back_into_the_queue_until_it_is_finished(
     slurm: LocalSlurm, recipe: TinyRecipe, tmp_path: Path
 ) -> None:
-    pytest.importorskip("submitit", reason="submitit is not installed (pip install 'mmt[slurm]')")
+    pytest.importorskip("submitit", reason="submitit is not installed (pip install -e '.[slurm]')")
     options = ["--tasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1", f"--logs={tmp_path}/logs/%j"]
     printed = slurm.ask(sys.executable, "scripts/submit.py", *recipe.words, *options, cwd=REPOSITORY)
     job = re.search(r"job (\d+), logs in (\S+)", printed)
@@ -124,7 +124,7 @@ def test_submitit_puts_a_job_back_into_the_queue_until_it_is_finished(
 
 
 def test_submit_shows_what_it_would_submit() -> None:
-    pytest.importorskip("submitit", reason="submitit is not installed (pip install 'mmt[slurm]')")
+    pytest.importorskip("submitit", reason="submitit is not installed (pip install -e '.[slurm]')")
     words = ["demo", "run=minutes", "--nodes", "2", "--hours", "1.5", "--dry-run"]
     shown = LocalSlurm(Path()).ask(sys.executable, "scripts/submit.py", *words, cwd=REPOSITORY)
     for line in ("nodes=2", "timeout_min=90", "mmt train demo run=minutes"):

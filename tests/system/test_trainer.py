@@ -1,5 +1,7 @@
 """What the trainer adds to fairseq's, through the real command."""
 
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,6 +95,20 @@ def test_options_that_do_not_go_together_are_refused_before_the_training(
     assert not records(refused, "train_inner")
 
 
+def test_one_training_at_a_time_writes_to_a_folder(toy_data: Path, tmp_path: Path) -> None:
+    command = train_command(toy_data, tmp_path, *ROUTINGS["dense"], "--disable-validation", "--max-update", "100000")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / ".lock").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        refused = run(command)
+        first.kill()
+    assert refused.returncode == 2
+    assert f"--save-dir {tmp_path}: another training writes to this folder" in refused.stderr.splitlines()[-1]
+    again = run(train_command(toy_data, tmp_path, *ROUTINGS["dense"], "--disable-validation", "--max-update", "1"))
+    assert again.returncode == 0, again.stderr[-2000:]  # the lock has gone with the process
+
+
 def test_a_moving_average_leaves_whole_numbers_as_they_are(toy_data: Path, tmp_path: Path) -> None:
     train(toy_data, tmp_path, *SHORT, "--decoder-routing", "task", "--moe-task-id", "pair", "--store-ema")
     saved = torch.load(tmp_path / "checkpoint_last.pt")
@@ -165,6 +181,8 @@ def test_an_epoch_that_is_gone_on_with_by_larger_updates_is_not_begun_again(toy_
     [
         (["--optimizer", "adafactor"], "--optimizer adafactor looks at whole matrices"),
         (["--store-ema"], "--store-ema does not go with --expert-parallel-size"),
+        (["--moe-experts", "0", "--encoder-layerdrop", "0.5"], "--encoder-layerdrop does not go with --expert-"),
+        (["--tensor-parallel-size", "2", "--stop-time-hours", "9"], "--stop-time-hours does not go with --tensor-par"),
         (["--fp16"], "--fp16 does not go with --expert-parallel-size, --tensor-parallel-size and --zero on several"),
     ],
 )

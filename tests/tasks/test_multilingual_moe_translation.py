@@ -113,6 +113,15 @@ def test_dictionaries_are_needed_of_the_languages_that_are_read(toy_data: Path, 
     make_task(tmp_path, langs="en,aa,bb", lang_pairs="en-bb", target_dict=str(toy_data / "dict.txt"))
 
 
+def test_two_dictionaries_that_differ_are_named(toy_data: Path, tmp_path: Path) -> None:
+    for language in ("en", "aa", "bb"):
+        shutil.copy(toy_data / "dict.txt", tmp_path / f"dict.{language}.txt")
+    with (tmp_path / "dict.bb.txt").open("a") as file:
+        file.write("another 1\n")
+    with pytest.raises(UserError, match="dict.aa.txt and dict.bb.txt differ, but all languages share one dictionary"):
+        make_task(tmp_path, langs="en,aa,bb", lang_pairs="en-aa,en-bb")
+
+
 def test_shares_must_be_given_of_every_direction(toy_data: Path, tmp_path: Path) -> None:
     shares = {"main:en-aa": 0.5, "main:aa-en": 0.5}
     inline = {"sampling_weights": str(shares)}

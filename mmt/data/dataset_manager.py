@@ -1,0 +1,57 @@
+"""fairseq's loading of multilingual data, with the languages of every sentence and mistakes named."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from fairseq.data import FairseqDataset
+from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager, load_sampling_weights
+
+from mmt.data.language_ids import LanguageIdDataset
+from mmt.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class LanguageIdDatasetManager(MultilingualDatasetManager):
+    """fairseq's multilingual data loading, with the languages of every sentence in every batch."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.told_of_limit: set[str] = set()
+
+    def load_a_dataset(self, split: str, data_path: str, src: str, *args: Any, **kwargs: Any) -> FairseqDataset:
+        dataset = super().load_a_dataset(split, data_path, src, *args, **kwargs)
+        limit = None if split == self.args.train_subset else self.args.valid_sentences_per_direction
+        target = kwargs["tgt"]
+        if limit is not None and split not in self.told_of_limit:
+            self.told_of_limit.add(split)
+            logger.info("%s: the first %d sentences of each direction (--valid-sentences-per-direction)", split, limit)
+        return LanguageIdDataset(dataset, self.langs.index(src), self.langs.index(target), max_sentences=limit)
+
+    def get_sampling_ratios(
+        self, data_param_list: Any, datasets: Sequence[tuple[str, Any]], epoch: int, shard_epoch: int | None = None
+    ) -> Any:
+        """Return the share of each direction.
+
+        Raises:
+            UserError: names a direction that ``--sampling-weights`` leaves out.
+        """
+        weights, option = self.args.sampling_weights, "--sampling-weights"
+        if self.args.sampling_weights_from_file:
+            option = f"--sampling-weights-from-file {self.args.sampling_weights_from_file}"
+            try:
+                weights = load_sampling_weights(self.args.sampling_weights_from_file)
+            except ValueError as error:
+                raise UserError(f"{option}: not JSON: {error}") from error
+        missing = [key for key, _ in datasets if weights and key not in weights]
+        if missing:
+            raise UserError(f"{option} must give the share of every direction, but has none for {missing[0]!r}")
+        return super().get_sampling_ratios(data_param_list, datasets, epoch, shard_epoch)
+
+    def get_split_num_data_shards(self, split: str) -> dict[str, int]:
+        shards = super().get_split_num_data_shards(split)
+        for pair in self.lang_pairs:
+            if self.get_dataset_key("main", *pair.split("-")) not in shards:
+                raise UserError(f"no binarized {split} data of {pair} in {self.args.data}")
+        return shards
