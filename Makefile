@@ -77,6 +77,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,data,slurm]"
+	@# fairseq looks for --user-dir mmt in the folder where it is run, and then here.
+	@ln -sfn "$(CURDIR)/mmt" "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mmt"
 	@touch $@
 
 clean:  ## remove .venv and caches; data/ and runs/ stay

@@ -60,6 +60,7 @@ def apply() -> None:
     """Apply every workaround once."""
     register_safe_globals()
     install_one_line_errors()
+    _wrap(fairseq_utils, "import_user_module", _import_other_user_modules)
     fairseq_utils.eval = _literal  # what fairseq.utils calls is looked up in the module first, then among the builtins
     _wrap(checkpoint_activations, "_checkpointed_forward", _checkpointed_with_autocast)
     _wrap(options, "parse_args_and_arch", _parse_args_without_traps)
@@ -73,6 +74,8 @@ def apply() -> None:
         _wrap(bar, "_format_stats", _format_without_sums)
     _wrap(data_utils, "batch_by_size", _batch_by_size_without_loss)
     _wrap(SampledMultiEpochDataset, "_next_virtual_epoch", _next_virtual_epoch_as_if_never_stopped)
+    if "fairseq_cli.interactive" in sys.modules:  # it is the command that runs
+        _wrap(sys.modules["fairseq_cli.interactive"], "buffered_read", _read_utf8)
     _wrap(distributed_utils, "infer_init_method", _infer_torchrun_before_counting_devices)
     _wrap(distributed_utils, "_infer_torch_distributed_launch_init", _infer_torchrun_on_any_device)
 
@@ -100,6 +103,18 @@ def register_safe_globals() -> None:
     numpy_classes: list[Any] = [np.ndarray, np.dtype, scalar_constructor]
     numpy_dtypes = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, np.bool_)]
     torch.serialization.add_safe_globals([argparse.Namespace, *numpy_classes, *numpy_dtypes])
+
+
+def _import_other_user_modules(original: Callable[..., None], args: Any) -> None:
+    """Import the module that ``--user-dir`` names, unless it is this one, by whatever path.
+
+    Of a module that was imported already fairseq wants the very path that it was imported by.
+    """
+    given = getattr(args, "user_dir", None)
+    here = Path(__file__).resolve().parent
+    if given is not None and (str(given) == here.name or Path(given).resolve() == here):
+        return
+    original(args)
 
 
 def _literal(text: Any) -> Any:
@@ -141,6 +156,14 @@ def _load_checkpoint_with_clear_errors(original: Callable[..., Any], path: str, 
     return fill_in(Path(path), state)
 
 
+def _read_utf8(original: Callable[..., Any], name: str, *args: Any) -> Iterator[Any]:
+    """Read the lines to translate; name the input if it is not text."""
+    try:
+        yield from original(name, *args)
+    except UnicodeDecodeError as error:
+        raise UserError(f"--input {name}: not valid UTF-8 ({error.reason})") from error
+
+
 def how_it_begins(cfg: Any) -> dict[str, Any]:
     """Return the options of ``--restore-file`` and ``--reset-*`` that are set, of fairseq's CheckpointConfig."""
     return {option: cfg[option] for option, default in BEGINNING.items() if cfg[option] != default}
@@ -152,12 +175,16 @@ def _begin_elsewhere_once(original: Callable[..., Any], cfg: Any, trainer: Any, 
     fairseq would do so whenever the command is started, and a job that is put back into the queue would never end.
     Neither does a run that has checkpoints, but not the last one, begin anew from ``--finetune-from-model``.
     """
-    last = Path(cfg.save_dir) / "checkpoint_last.pt"
+    save_dir = Path(cfg.save_dir)
     goes_on: dict[str, Any] = {}
-    if how_it_begins(cfg) and beginning(last) == how_it_begins(cfg):
-        logger.info("going on from %s, which has begun with the same --restore-file and --reset-* options", last)
+    if how_it_begins(cfg) and beginning(save_dir) == how_it_begins(cfg):
+        logger.warning(
+            "going on with the training in %s, which has begun with the same --restore-file and --reset-* options; to "
+            "begin with them once more choose another --save-dir, or remove its checkpoints",
+            save_dir,
+        )
         goes_on = dict(BEGINNING)
-    elif cfg.finetune_from_model is not None and not last.exists() and newest_first(last.parent):
+    elif cfg.finetune_from_model is not None and newest_first(save_dir):
         goes_on = {"finetune_from_model": None}
     chosen = {option: cfg[option] for option in goes_on}
     try:
@@ -271,14 +298,14 @@ def _parse_args_without_traps(original: Callable[..., Any], *args: Any, **kwargs
     """Undo ``args.tpu = True``, which fairseq sets for every ``--bf16`` run, keep ``--cpu`` away from NCCL, do what
     ``--save-async`` asks for ourselves, and refuse flags whose engine is dead.
     """
+    asked_for_tpu = "--tpu" in (kwargs.get("input_args") or sys.argv)
     try:
         parsed = original(*args, **kwargs)
     except ValueError as error:
-        if "Cannot combine --fp16 and --tpu" in str(error):
+        if "Cannot combine --fp16 and --tpu" in str(error) and not asked_for_tpu:
             raise UserError(TWO_PRECISIONS) from error
         raise
     namespace = parsed[0] if isinstance(parsed, tuple) else parsed
-    asked_for_tpu = "--tpu" in (kwargs.get("input_args") or sys.argv)
     if getattr(namespace, "bf16", False) and not asked_for_tpu:
         namespace.tpu = False
     if getattr(namespace, "cpu", False):

@@ -94,8 +94,11 @@ def lock_until_exit(path: Path) -> bool:
 
     Unlike that of ``try_lock``, the lock is not of the processes too that this one starts: it is gone with it, even if
     they live on. Where a file system knows no locks, everyone gets them.
+
+    Raises:
+        OSError: if the file cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # closing it, or any other of the file, would unlock it
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # closing it, or any other of the file, would unlock it
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

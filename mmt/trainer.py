@@ -15,16 +15,14 @@ from fairseq.trainer import Trainer
 
 from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyCriterion
 from mmt.distributed.background import do_or_put_off
-from mmt.distributed.checkpoint import newest_first, reading_with, remove_unused_shards
+from mmt.distributed.checkpoint import newest_first, reading_with
 from mmt.distributed.saving_trainer import SavingTrainer
+from mmt.distributed.shards import remove_unfinished_shards
 from mmt.errors import CheckpointDamaged, NotWritten, UserError
 from mmt.fairseq_compat import how_it_begins, refuse_dead_flags, refuse_two_precisions, switched_off
 from mmt.files import lock_until_exit, why_not_written
 from mmt.modules.collectives import own_part
 from mmt.modules.moe_layer import moe_layers
-from mmt.sacrebleu_metrics import METRICS
-from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
-from mmt.tasks.vocabulary_files import keep_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +46,8 @@ class MoETrainer(SavingTrainer):
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
         refuse_dead_flags(cfg.distributed_training)
         refuse_two_precisions(cfg.common)
-        _check_best_metric(cfg.checkpoint.best_checkpoint_metric, task)
+        if hasattr(task, "check_best_metric"):
+            task.check_best_metric(cfg.checkpoint.best_checkpoint_metric)
         self._beginning = how_it_begins(cfg.checkpoint)
         if moe_layers(model) and not isinstance(criterion, MoELabelSmoothedCrossEntropyCriterion):
             logger.warning(
@@ -67,7 +66,7 @@ class MoETrainer(SavingTrainer):
             super().__init__(cfg, task, model, criterion, quantizer)
         if not cfg.checkpoint.no_save and self.is_data_parallel_master:
             _claim(Path(cfg.checkpoint.save_dir))
-            remove_unused_shards(Path(cfg.checkpoint.save_dir))  # a killed save's: they may fill the disk
+            remove_unfinished_shards(Path(cfg.checkpoint.save_dir))  # a killed save's: they may fill the disk
 
     def _without_fairseqs_bf16(self, cfg: Any) -> contextlib.AbstractContextManager[None]:
         """Keep fairseq from casting the model, or wrapping the optimizer, while we autocast."""
@@ -135,7 +134,7 @@ class MoETrainer(SavingTrainer):
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
         saved = super().save_checkpoint(filename, extra_state)
-        if saved is not None and self.is_data_parallel_master and isinstance(self.task, MultilingualMoETranslationTask):
+        if saved is not None and self.is_data_parallel_master and hasattr(self.task, "keep_vocabulary"):
             do_or_put_off(lambda: _keep_vocabulary(self.task, Path(saved).parent))
         return saved
 
@@ -209,21 +208,9 @@ class MoETrainer(SavingTrainer):
             )  # fmt: skip
 
 
-def _check_best_metric(metric: str, task: Any) -> None:
-    """Refuse a ``--best-checkpoint-metric`` that no validation of ``task`` will have."""
-    name, _, direction = metric.partition("_")
-    if name not in METRICS or not isinstance(task, MultilingualMoETranslationTask):
-        return
-    option = f"--best-checkpoint-metric {metric}"
-    if not task.args.eval_bleu:
-        raise UserError(f"{option} needs --eval-bleu (task.eval_bleu=true in a recipe)")
-    if direction and direction not in task.lang_pairs:
-        raise UserError(f"{option}: {direction} is not one of the directions {', '.join(task.lang_pairs)}")
-
-
-def _keep_vocabulary(task: MultilingualMoETranslationTask, folder: Path) -> None:
+def _keep_vocabulary(task: Any, folder: Path) -> None:
     try:
-        keep_vocabulary(task, folder)
+        task.keep_vocabulary(folder)
     except OSError as error:
         raise NotWritten(f"the vocabulary could not be written to {folder}: {why_not_written(error)}") from error
 
@@ -231,10 +218,16 @@ def _keep_vocabulary(task: MultilingualMoETranslationTask, folder: Path) -> None
 def _claim(save_dir: Path) -> None:
     """Refuse a folder that another training writes to: each would remove the other's checkpoints."""
     save_dir.mkdir(parents=True, exist_ok=True)
-    if not lock_until_exit(save_dir / ".lock"):
+    lock = save_dir / ".lock"
+    try:
+        is_ours = lock_until_exit(lock)
+    except OSError as error:  # somebody else's, on a disk without room, ...
+        logger.warning("%s cannot be opened (%s): no other training must write to this folder", lock, error.strerror)
+        return
+    if not is_ours:
         raise UserError(
-            f"--save-dir {save_dir}: another training writes to this folder; wait for its end, or choose another one "
-            "(checkpoint.save_dir in a recipe)"
+            f"--save-dir {save_dir}: another training writes to this folder ({lock}); wait for its end, or choose "
+            "another one (checkpoint.save_dir in a recipe)"
         )
 
 

@@ -9,7 +9,8 @@ import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Callable
 
 import fairseq_cli.validate
 import numpy as np
@@ -19,9 +20,11 @@ from fairseq import checkpoint_utils, file_io, options, trainer
 from fairseq import utils as fairseq_utils
 from fairseq.data import ListDataset, data_utils
 from fairseq.data.multilingual.sampled_multi_epoch_dataset import SampledMultiEpochDataset
+from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
+from omegaconf import OmegaConf
 
 import mmt
 from mmt import fairseq_compat
@@ -139,6 +142,51 @@ def test_a_checkpoint_that_could_not_be_written_once_does_not_get_its_name(
     with (tmp_path / "unsafe.pt").open("wb") as file:
         checkpoint_utils._torch_persistent_save.__wrapped__({"model": {}}, file)
     assert (tmp_path / "unsafe.pt").read_bytes() == b"halfhalf"
+
+
+class Beginner:
+    """What fairseq asks of a trainer to load a checkpoint, with the name that it asks for."""
+
+    checkpoint_suffix = ""
+    asked_for: tuple[str, bool]
+
+    def load_checkpoint(self, filename: str, reset_optimizer: bool, *others: object, **kwargs: object) -> None:
+        self.asked_for = Path(filename).name, reset_optimizer
+
+    def get_train_iterator(self, **kwargs: object) -> SimpleNamespace:
+        return SimpleNamespace(epoch=1)
+
+    def lr_step(self, epoch: int) -> None:
+        pass
+
+
+def test_a_training_begins_elsewhere_once(tmp_path: Path) -> None:
+    def asked_for(load: Callable[..., object], **options: object) -> tuple[str, bool]:
+        section = OmegaConf.structured(CheckpointConfig(save_dir=str(tmp_path), **options))
+        cfg = OmegaConf.create({"common": {"model_parallel_size": 1}, "checkpoint": section}).checkpoint
+        before, beginner = dict(cfg), Beginner()
+        load(cfg, beginner)
+        assert dict(cfg) == before
+        return beginner.asked_for
+
+    def save(**beginning: object) -> None:
+        extra = {"train_iterator": {}, "beginning": beginning}
+        state = {"extra_state": extra, "last_optimizer_state": {}, "optimizer_history": [{"num_updates": 1}]}
+        torch.save(state, tmp_path / "checkpoint_1_1.pt")
+
+    (tmp_path / "other.pt").touch()
+    elsewhere = {"restore_file": str(tmp_path / "other.pt"), "reset_optimizer": True}
+    original = checkpoint_utils.load_checkpoint.__wrapped__
+    assert asked_for(checkpoint_utils.load_checkpoint, **elsewhere) == ("other.pt", True)
+    save()
+    assert asked_for(checkpoint_utils.load_checkpoint, **elsewhere) == ("other.pt", True)
+    save(**elsewhere)  # there is no checkpoint_last.pt: the newest one counts, and our trainer finds it
+    assert asked_for(checkpoint_utils.load_checkpoint, **elsewhere) == ("checkpoint_last.pt", False)
+    finetune = {"finetune_from_model": str(tmp_path / "other.pt")}
+    assert asked_for(checkpoint_utils.load_checkpoint, **finetune) == ("checkpoint_last.pt", False)
+    # No longer needed once fairseq itself goes on with what a run has.
+    assert asked_for(original, **elsewhere) == ("other.pt", True)
+    assert asked_for(original, **finetune) == ("other.pt", True)
 
 
 def test_truncated_empty_foreign_and_missing_checkpoints_are_named(tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 import argparse
 import os
-import sys
 from dataclasses import fields
 
 import torch
 
 from mmt.inference.translator import DecodingOptions, Translator
-from mmt.tasks.vocabulary_files import FILES, SENTENCEPIECE
+from mmt.tasks.vocabulary_files import FILES
 
 _DEFAULTS = {field.name: field.default for field in fields(DecodingOptions)}
 
@@ -98,11 +97,4 @@ def translator_from(args: argparse.Namespace, *, too_long: str) -> Translator:
     if device == "cuda" and torch.cuda.is_available():
         # Of the devices that they all see, each process of a machine takes one of its own.
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    translator = Translator.from_checkpoint(args.model, data=args.data, device=device, options=options)
-    if translator.needs_pieces:
-        print(
-            f"mmt: there is no {SENTENCEPIECE} in {translator.vocabulary}: text must be cut into the dictionary's "
-            "pieces already",
-            file=sys.stderr,
-        )
-    return translator
+    return Translator.from_checkpoint(args.model, data=args.data, device=device, options=options)

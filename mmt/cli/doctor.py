@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _versions(findings: Findings) -> None:
     findings.show("Python", f"{platform.python_version()} ({sys.executable})")
-    findings.show("mmt", f"{mmt.__version__} ({Path(mmt.__file__).parent})")
+    findings.show("mmt", f"{mmt.__version__} ({Path(mmt.__file__).resolve().parent})")
     for name in CORE:
         version = distribution_version(name)
         if version is None:

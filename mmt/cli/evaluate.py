@@ -93,8 +93,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--model {checkpoint}: it was replaced while it was read, as by a running training; try again")
     if translator.needs_pieces:
         raise UserError(
-            f"--model {args.model}: without {SENTENCEPIECE} only words can be scored, but its dictionary has pieces of "
-            "them; use fairseq-generate with --remove-bpe and --scoring sacrebleu"
+            f"--model {args.model}: its dictionary has pieces of words, but there is no {SENTENCEPIECE} in "
+            f"{translator.vocabulary}; put it there, or, for pieces of subword-nmt, use fairseq-generate with "
+            "--remove-bpe and --scoring sacrebleu"
         )
     test_sets = _test_sets(args.test_set, translator)
     jobs = plan(

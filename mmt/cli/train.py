@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     config = compose(folder, args.overrides)
     if config.common.user_dir == "mmt" and not Path("mmt").is_dir():  # not in the repository's root
-        config.common.user_dir = str(Path(mmt.__file__).parent)
+        config.common.user_dir = str(Path(mmt.__file__).resolve().parent)
     command = ["fairseq-train", *fairseq_train_arguments(config)]
     environment = training_environment()
     settings = [f"{key}={shlex.quote(value)}" for key, value in environment.items() if key not in os.environ]

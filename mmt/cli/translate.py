@@ -19,6 +19,7 @@ from mmt.files import check_folder, partial_path, sync_and_replace
 from mmt.inference.lines import LineReader
 from mmt.inference.translator import TOO_LONG_POLICIES, Translator
 from mmt.sharing import Claims, first_process_first, rank_and_world_size
+from mmt.tasks.vocabulary_files import SENTENCEPIECE
 
 HELP = "translate stdin, or a file, into one or several languages"
 DEFAULT_SOURCE = "en"
@@ -75,6 +76,12 @@ def run(args: argparse.Namespace) -> int:
     rank, world_size = rank_and_world_size()
     _check_files(args, targets, world_size)
     translator = translator_from(args, too_long=args.too_long)
+    if translator.needs_pieces and rank == 0:
+        print(
+            f"mmt translate: there is no {SENTENCEPIECE} in {translator.vocabulary}: text must be cut into the "
+            "dictionary's pieces already",
+            file=sys.stderr,
+        )
     source = _source_language(args.source, translator)
     for target in targets:
         translator.check_language(target, "--to")

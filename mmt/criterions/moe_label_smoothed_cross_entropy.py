@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from mmt.criterions.fused_cross_entropy import project_and_score
-from mmt.criterions.routing_losses import add_over_ranks, log_routing_metrics, routing_losses, routing_sums
+from mmt.criterions.routing_losses import (
+    IS_TRAINING,
+    add_over_ranks,
+    log_routing_metrics,
+    routing_losses,
+    routing_sums,
+)
 from mmt.errors import UserError
 from mmt.modules.collectives import own_part
 from mmt.modules.precision import compute_dtype
@@ -100,7 +106,7 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
             logging_output.update(n_correct=n_correct.item(), total=total.item())
         statistics = net_output[1].get("routing_statistics") or {}
         if statistics:
-            logging_output.update(routing_sums(statistics))
+            logging_output.update({**routing_sums(statistics), IS_TRAINING: int(model.training)})
         if statistics and model.training:
             real = 0.0 if sample.get("is_dummy") else 1.0
             layers = net_output[1]["balanced_layers"] if self.balance_loss_weight is None else statistics.keys()

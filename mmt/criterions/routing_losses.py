@@ -1,6 +1,7 @@
 """Balance loss, z-loss and expert metrics of all MoE layers, over the real tokens of all ranks together."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -20,7 +21,10 @@ from mmt.modules.balance import (
     z_loss,
 )
 
+_NAMES = [field.name for field in dataclasses.fields(RoutingStatistics)]
 _PREFIX = "_moe|"
+_ALL_SUMS = "_moe_sums"
+IS_TRAINING = "_is_training"  # in a logging output: whether it is of a training, or of a validation
 # Explained where they are named: the metrics of each MoE layer, and of all of them on average.
 METRICS = {
     "imbalance": load_imbalance,  # tokens of the busiest expert / tokens per expert on average; 1 is perfect
@@ -49,13 +53,21 @@ def _sums_over_ranks(
     The gradient of every rank's part is added up later, with all other gradients, so a loss made of global sums gets
     the gradient it would have on one rank.
     """
-    names = [field.name for field in dataclasses.fields(RoutingStatistics)]
-    parts = [getattr(layer, name) for layer in statistics.values() for name in names]
-    flat = weight * torch.cat([part.reshape(-1).float() for part in parts])
+    flat = weight * _flat(statistics)
     others = add_over_ranks(flat.detach(), group) - flat.detach()
-    pieces = iter((flat + others).split([part.numel() for part in parts]))
+    return _as_in(statistics, flat + others)
+
+
+def _flat(statistics: Mapping[str, RoutingStatistics]) -> Tensor:
+    """Return all sums of all layers behind each other, ``(sums,)`` in float32."""
+    return torch.cat([getattr(sums, name).reshape(-1).float() for sums in statistics.values() for name in _NAMES])
+
+
+def _as_in(statistics: Mapping[str, RoutingStatistics], flat: Tensor) -> dict[str, RoutingStatistics]:
+    """Part what ``_flat`` has put together, by the layers and shapes of ``statistics``."""
+    pieces = iter(flat.split([getattr(sums, name).numel() for sums in statistics.values() for name in _NAMES]))
     return {
-        layer: RoutingStatistics(**{name: next(pieces).view_as(getattr(sums, name)) for name in names})
+        layer: RoutingStatistics(**{name: next(pieces).view_as(getattr(sums, name)) for name in _NAMES})
         for layer, sums in statistics.items()
     }
 
@@ -86,12 +98,16 @@ def routing_sums(statistics: Mapping[str, RoutingStatistics]) -> dict[str, Tenso
     return {
         f"{_PREFIX}{layer}|{name}": value.detach()
         for layer, sums in statistics.items()
-        for name, value in ((field.name, getattr(sums, field.name)) for field in dataclasses.fields(sums))
+        for name, value in ((name, getattr(sums, name)) for name in _NAMES)
     }
 
 
 def log_routing_metrics(logging_outputs: list[dict[str, Any]]) -> None:
-    """Log each layer's metrics ("encoder.1_imbalance") and their means over the layers ("moe_imbalance")."""
+    """Log each layer's metrics ("encoder.1_imbalance") and their means over the layers ("moe_imbalance").
+
+    Those of a training are means over its updates, those of a validation are of all its batches together, so that they
+    do not depend on how it is split into batches.
+    """
     sums: dict[str, dict[str, Tensor]] = {}
     for key in {key for log in logging_outputs for key in log if key.startswith(_PREFIX)}:
         _, layer, name = key.split("|")
@@ -100,11 +116,38 @@ def log_routing_metrics(logging_outputs: list[dict[str, Any]]) -> None:
     layers = {layer: RoutingStatistics(**sums[layer]) for layer in sorted(sums)}
     if not layers:
         return
+    if any(float(log.get(IS_TRAINING, 0)) for log in logging_outputs):
+        for name, value in _metrics_of(layers).items():
+            metrics.log_scalar(name, value, priority=_priority(name), round=3)
+    else:
+        _log_metrics_of_all_batches(layers)
+
+
+def _log_metrics_of_all_batches(layers: dict[str, RoutingStatistics]) -> None:
+    metrics.log_scalar(_ALL_SUMS, _flat(layers).double())
+    last: tuple[Tensor, dict[str, float]] | None = None
+
+    def value_of(name: str, meters: Any) -> float:
+        nonlocal last  # fairseq asks for each of them one by one
+        total = meters[_ALL_SUMS].sum
+        if last is None or not torch.equal(last[0], total):
+            last = total.clone(), _metrics_of(_as_in(layers, total))
+        return round(last[1][name], 3)
+
+    for name in _metrics_of(layers):
+        metrics.log_derived(name, functools.partial(value_of, name), priority=_priority(name))
+
+
+def _metrics_of(layers: Mapping[str, RoutingStatistics]) -> dict[str, float]:
     # One transfer for all values, since each makes the processor wait for a GPU.
     table = torch.stack([compute(sums).float() for compute in METRICS.values() for sums in layers.values()])
-    rows = table.view(len(METRICS), len(layers)).tolist()
-    for metric, row in zip(METRICS, rows):
+    found = {}
+    for metric, row in zip(METRICS, table.view(len(METRICS), len(layers)).tolist()):
         scale = 100.0 if metric == "dropped" else 1.0
-        for layer, value in zip(layers, row):
-            metrics.log_scalar(f"{layer}_{metric}", scale * value, priority=2000, round=3)
-        metrics.log_scalar(f"moe_{metric}", scale * sum(row) / len(row), priority=500, round=3)
+        found.update({f"{layer}_{metric}": scale * value for layer, value in zip(layers, row)})
+        found[f"moe_{metric}"] = scale * sum(row) / len(row)
+    return found
+
+
+def _priority(name: str) -> int:
+    return 500 if name.startswith("moe_") else 2000

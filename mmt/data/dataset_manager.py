@@ -21,7 +21,10 @@ class LanguageIdDatasetManager(MultilingualDatasetManager):
         self.told_of_limit: set[str] = set()
 
     def load_a_dataset(self, split: str, data_path: str, src: str, *args: Any, **kwargs: Any) -> FairseqDataset:
-        dataset = super().load_a_dataset(split, data_path, src, *args, **kwargs)
+        try:
+            dataset = super().load_a_dataset(split, data_path, src, *args, **kwargs)
+        except AssertionError as error:
+            raise UserError(f"{split} data of {src}-{kwargs['tgt']} in {data_path}: {error}") from error
         limit = None if split == self.args.train_subset else self.args.valid_sentences_per_direction
         target = kwargs["tgt"]
         if limit is not None and split not in self.told_of_limit:

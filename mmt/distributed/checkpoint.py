@@ -136,10 +136,14 @@ def identity(path: Path) -> str | None:
     return f"one of {updates} updates, {path.stat().st_size} bytes{f', with {folder.name}' if folder else ''}"
 
 
-def beginning(path: Path) -> State:
-    """Return how the training that wrote a checkpoint began, as ``MoETrainer`` recorded it; empty if nobody did."""
-    with contextlib.suppress(Exception):  # there is none, or it is damaged
-        return dict(_head(path)["extra_state"]["beginning"])
+def beginning(save_dir: Path) -> State:
+    """Return how the training that wrote the newest readable checkpoint began, as ``MoETrainer`` recorded it; empty if
+    nobody did.
+    """
+    last = save_dir / "checkpoint_last.pt"
+    for path in [last, *newest_first(save_dir)]:
+        with contextlib.suppress(Exception):  # there is none, or it is damaged
+            return dict(_head(path)["extra_state"].get("beginning", {}))
     return {}
 
 

@@ -70,6 +70,12 @@ def check_together(folder: Path) -> None:
     together(lambda: check(folder, part=dist.get_rank(), parts=dist.get_world_size()), CheckpointDamaged)
 
 
+def remove_unfinished_shards(folder: Path) -> None:
+    """Remove what a killed save left in ``folder`` under a temporary name."""
+    for path in folder.glob(f"{PREFIX}*{PARTIAL}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def remove_unused(folder: Path, used: Collection[str | None]) -> None:
     """Remove the folders of shards in ``folder`` that no checkpoint refers to, and what a killed save left."""
     for path in folder.glob(f"{PREFIX}*"):

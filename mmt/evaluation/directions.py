@@ -114,7 +114,7 @@ def read_tiers_of(path: str | None, languages: Collection[str]) -> dict[str, str
     if path is not None:
         chosen = Path(path)
     else:
-        candidates = (DEFAULT_TIERS, Path(mmt.__file__).parents[1] / DEFAULT_TIERS)
+        candidates = (DEFAULT_TIERS, Path(mmt.__file__).resolve().parents[1] / DEFAULT_TIERS)
         existing = [candidate for candidate in candidates if candidate.is_file()]
         if not existing:
             return {}

@@ -134,6 +134,7 @@ def _use_vocabulary(task_config: Any, data: Path | None, checkpoint: Path) -> Pa
             "it must be the folder that the model was trained with"
         )
     task_config.data = str(data)
+    task_config.sampling_weights_from_file = None  # of training only
     for option, name in _DATA_FILES.items():
         if getattr(task_config, option, None) is not None:
             setattr(task_config, option, str(data / name))

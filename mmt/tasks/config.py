@@ -190,6 +190,8 @@ def as_fairseq_arguments(cfg: Any) -> argparse.Namespace:
         path = getattr(args, option)
         if path is not None and not Path(path).is_file():
             raise UserError(f"--{option.replace('_', '-')} {path}: no such file")
+    if args.lang_dict is not None:
+        _read_text("--lang-dict", args.lang_dict)  # fairseq reads it again
     if args.lang_dict is not None and args.langs is not None:
         raise UserError("--langs and --lang-dict are two ways to list the languages: give only one of them")
     if args.valid_sentences_per_direction is not None and args.valid_sentences_per_direction < 1:
@@ -222,12 +224,22 @@ def parse_lang_pairs(text: str | None, folder: Path) -> list[str]:
             f"--lang-pairs is needed: name the directions to train, such as en-de,de-en ({folder} has no "
             f"lang_pairs.txt)"
         )
+    given = text
     if os.path.isfile(text):  # unlike Path.is_file, also answers for a list longer than any file name
-        text = Path(text).read_text(encoding="utf-8")
+        text = _read_text("--lang-pairs", text)
     pairs = [pair for pair in text.replace("\n", ",").replace(" ", "").split(",") if pair]
+    if not pairs:
+        raise UserError(f"--lang-pairs {given!r}: there is no direction, such as en-de")
     for pair in pairs:
         _check_pair("--lang-pairs", pair)
     return pairs
+
+
+def _read_text(option: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{option} {path}: not valid UTF-8 ({error.reason} at byte {error.start + 1})") from error
 
 
 def _check_pair(option: str, pair: str) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from mmt.data.dataset_manager import LanguageIdDatasetManager
 from mmt.data.language_ids import LanguageIdDataset
 from mmt.errors import UserError
+from mmt.sacrebleu_metrics import METRICS
 from mmt.tasks.config import (
     MultilingualMoETranslationConfig,
     as_fairseq_arguments,
@@ -33,6 +34,7 @@ from mmt.tasks.config import (
 )
 from mmt.tasks.validation_scores import KEY as SCORE_SUMS
 from mmt.tasks.validation_scores import ValidationScores
+from mmt.tasks.vocabulary_files import Contents, read_vocabulary, write_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         # Runs the search for one batch; set by the trainer where several processes need each other in each step.
         self.translate_batch: Callable[[Callable[[], Any]], Any] = lambda search: search()
         self._spm: sentencepiece.SentencePieceProcessor | None = None
+        self._vocabulary: Contents = {}
 
     @classmethod
     def add_args(cls, parser: argparse.ArgumentParser) -> None:
@@ -100,6 +103,9 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
                         raise UserError(f"{folder} has neither dict.txt nor dict.{language}.txt")
         task = super().setup_task(args, **kwargs)
         task.sentencepiece  # a damaged model is better found now than at the first validation
+        if args.fixed_dictionary is not None:  # two dictionaries have no place in a data folder
+            files = Path(args.data.split(":")[0]), Path(args.fixed_dictionary)
+            task._vocabulary = read_vocabulary(*files, task.langs, task.trained_lang_pairs)
         # fairseq-validate loads a model, but no direction is chosen, so that fairseq takes it for a training.
         task._goes_with_checkpoint |= bool(kwargs.get("from_checkpoint"))
         return task
@@ -164,6 +170,28 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
                 raise UserError(f"unknown language {language!r}; the model knows {', '.join(self.langs)}")
         self.args.source_lang, self.args.target_lang = source, target
 
+    # What the trainer asks for.
+
+    def check_best_metric(self, name: str) -> None:
+        """Refuse a ``--best-checkpoint-metric`` of this task's that no validation will have.
+
+        Raises:
+            UserError: names it, and what is missing.
+        """
+        kind, _, direction = name.partition("_")
+        if kind not in METRICS:
+            return
+        if not self.args.eval_bleu:
+            raise UserError(f"--best-checkpoint-metric {name} needs --eval-bleu (task.eval_bleu=true in a recipe)")
+        if direction and direction not in self.lang_pairs:
+            known = ", ".join(self.lang_pairs)
+            raise UserError(f"--best-checkpoint-metric {name}: {direction} is not one of the directions {known}")
+
+    def keep_vocabulary(self, folder: Path) -> None:
+        """Write what goes with the model beside a run's checkpoints, as it was when the training started."""
+        if folder.resolve() != Path(self.args.data.split(":")[0]).resolve():
+            write_vocabulary(self._vocabulary, folder)
+
     # What a checkpoint remembers of the data that its embeddings stand for.
 
     def state_dict(self) -> dict[str, Any]:
@@ -205,6 +233,21 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         if self._goes_with_checkpoint:
             self.trained_lang_pairs = list(trained_lang_pairs)
         super().load_state_dict(state)
+
+    def filter_indices_by_size(
+        self, indices: Any, dataset: Any, max_positions: Any = None, ignore_invalid_inputs: bool = False
+    ) -> Any:
+        """Leave out sentences that are too long, or refuse them.
+
+        Raises:
+            UserError: names the first of them, its length, the limit, and the option that leaves them out.
+        """
+        try:
+            return super().filter_indices_by_size(indices, dataset, max_positions, ignore_invalid_inputs)
+        except Exception as error:
+            if type(error) is not Exception:  # fairseq raises a bare one
+                raise
+            raise UserError(str(error)) from error
 
     # The languages of every sentence.
 

@@ -1,30 +1,37 @@
 """The small files of a data folder without which a checkpoint is of no use; a run keeps them beside its checkpoints."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmt.files import write_bytes
 
 DICTIONARY, SENTENCEPIECE, LANGUAGES, DIRECTIONS = "dict.txt", "spm.model", "lang_list.txt", "lang_pairs.txt"
 FILES = (DICTIONARY, SENTENCEPIECE, LANGUAGES, DIRECTIONS)
 
+Contents = dict[str, bytes]
 
-def keep_vocabulary(task: Any, folder: Path) -> None:
-    """Write what goes with the model of ``task`` into ``folder``: dictionary, SentencePiece model and languages.
 
-    The data folder may be prepared anew with other text, and then no longer fits. A task with two dictionaries, which
-    have no place in a data folder, keeps nothing.
+def read_vocabulary(data: Path, dictionary: Path, languages: Sequence[str], directions: Sequence[str]) -> Contents:
+    """Return the content of each file, as it is now: the data folder may be prepared anew while a training runs.
+
+    Args:
+        data: the data folder.
+        dictionary: of all languages.
+        languages: those of the model, in order.
+        directions: those that are trained.
     """
-    data = Path(task.args.data.split(":")[0])
-    if task.args.fixed_dictionary is None or data.resolve() == folder.resolve():
-        return
-    contents = {
-        DICTIONARY: Path(task.args.fixed_dictionary).read_bytes(),
-        LANGUAGES: "".join(f"{language}\n" for language in task.langs).encode(),
-        DIRECTIONS: (",".join(task.trained_lang_pairs) + "\n").encode(),
+    # The one that need not be there comes first, so that a run that has the others has all that there are.
+    optional = {SENTENCEPIECE: (data / SENTENCEPIECE).read_bytes()} if (data / SENTENCEPIECE).is_file() else {}
+    return {
+        **optional,
+        DICTIONARY: dictionary.read_bytes(),
+        LANGUAGES: "".join(f"{language}\n" for language in languages).encode(),
+        DIRECTIONS: (",".join(directions) + "\n").encode(),
     }
-    if (data / SENTENCEPIECE).is_file():
-        contents[SENTENCEPIECE] = (data / SENTENCEPIECE).read_bytes()
+
+
+def write_vocabulary(contents: Contents, folder: Path) -> None:
+    """Write those files into ``folder`` that are not there, or are others."""
     for name, content in contents.items():
         path = folder / name
         if not path.is_file() or path.read_bytes() != content:

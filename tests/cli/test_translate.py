@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -123,7 +124,8 @@ def test_a_pipe_that_stays_open_gets_its_answers(tiny: Path) -> None:
 def test_the_input_may_be_a_named_pipe(tiny: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     process = start_mmt("translate", "--model", tiny / "run", "--to", "de", *QUICK, "--input", tmp_path / "pipe")
-    (tmp_path / "pipe").write_bytes(TEXT)  # opens when the command does
+    # Opens when the command does, if it does.
+    threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(TEXT,), daemon=True).start()
     output, errors = process.communicate(timeout=60)
 
     assert process.returncode == 0, errors

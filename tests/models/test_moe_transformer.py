@@ -86,6 +86,37 @@ def test_task_routing_uses_the_experts_of_the_task_whatever_the_text() -> None:
     assert any(not torch.equal(chosen[0][layer], chosen[2][layer]) for layer in chosen[0])
 
 
+@pytest.mark.parametrize("normalize_before", [False, True], ids=["post-norm", "pre-norm"])
+@pytest.mark.parametrize("routing", ["token", "sentence", "task"])
+def test_a_model_of_one_expert_is_the_dense_model(routing: str, normalize_before: bool) -> None:
+    norms = {"encoder_normalize_before": normalize_before, "decoder_normalize_before": normalize_before}
+    dense = tiny_model(moe_experts=0, **norms)
+    routings = {"encoder_routing": routing, "decoder_routing": routing}
+    ours = tiny_model(moe_experts=1, moe_freq=1, moe_top_k=1, **routings, **norms)
+    experts = {"fc1.weight": "weight_1", "fc1.bias": "bias_1", "fc2.weight": "weight_2", "fc2.bias": "bias_2"}
+    state = ours.state_dict()
+    copied = {name: name for name in state if name in dense.state_dict()}
+    for name in dense.state_dict():
+        layer, _, last = name.rpartition(".fc")
+        if layer:
+            (match,) = [other for other in state if other.startswith(layer) and other.endswith(experts[f"fc{last}"])]
+            copied[match] = name
+    assert {name for name in state if name not in copied} == {name for name in state if "router" in name}
+    for name, source in copied.items():
+        state[name] = dense.state_dict()[source].reshape(state[name].shape)
+    ours.load_state_dict(state)
+
+    logits = [model(**batch(SOURCES, TARGETS))[0] for model in (dense, ours)]
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=1e-6)
+    for model_logits in logits:
+        model_logits.square().sum().backward()
+    gradients = [dict(model.named_parameters()) for model in (dense, ours)]
+    for name, source in copied.items():
+        if name in gradients[1]:
+            expected = gradients[0][source].grad.reshape(state[name].shape)
+            torch.testing.assert_close(gradients[1][name].grad, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_task_routed_model_says_so_when_it_is_not_told_the_languages() -> None:
     sample = batch(SOURCES, TARGETS)
     del sample["src_lang_id"], sample["tgt_lang_id"]

@@ -43,13 +43,24 @@ def load(checkpoint: Path) -> Any:
     return model.eval()
 
 
-@pytest.mark.parametrize("first, second", [(stock, ours), (ours, stock)], ids=["to-mmt", "to-fairseq"])
+PRE_NORM = ["--encoder-normalize-before", "--decoder-normalize-before"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "norms"),
+    [(stock, ours, []), (ours, stock, PRE_NORM)],
+    ids=["to-mmt-post-norm", "to-fairseq-pre-norm"],
+)
 def test_a_dense_model_goes_on_in_the_other_program_with_equal_logits(
-    first: Callable[..., list[str]], second: Callable[..., list[str]], toy_data: Path, tmp_path: Path
+    first: Callable[..., list[str]],
+    second: Callable[..., list[str]],
+    norms: list[str],
+    toy_data: Path,
+    tmp_path: Path,
 ) -> None:
     # With another seed, no initial weights are those of the checkpoint by chance.
-    before = checkpoint_of(first, toy_data, tmp_path / "first", "--max-update", "2", "--seed", "2")
-    go_on = ["--finetune-from-model", before, "--max-update", "1", "--lr", "0"]
+    before = checkpoint_of(first, toy_data, tmp_path / "first", *norms, "--max-update", "2", "--seed", "2")
+    go_on = [*norms, "--finetune-from-model", before, "--max-update", "1", "--lr", "0"]
     after = checkpoint_of(second, toy_data, tmp_path / "second", *go_on)
 
     weights, weights_after = (torch.load(path)["model"] for path in (before, after))

@@ -25,12 +25,14 @@ def test_a_pass_in_virtual_epochs_goes_on_with_the_same_sentences(toy_data: Path
     options = [*ROUTINGS["dense"], "--disable-validation", "--sampling-method", "temperature"]
     options += ["--virtual-epoch-size", "1000"]  # eight make a pass
     whole = train(toy_data, tmp_path / "whole", *options, "--max-epoch", "3")
+    losses = {int(record["num_updates"]): record["loss"] for record in records(whole, "train_inner")}
+    seen: dict[int, str] = {}
     for epochs in ("1", "2", "3"):
-        resumed = train(toy_data, tmp_path / "stopped", *options, "--max-epoch", epochs)
-
-    losses = {record["num_updates"]: record["loss"] for record in records(whole, "train_inner")}
-    resumed_losses = {record["num_updates"]: record["loss"] for record in records(resumed, "train_inner")}
-    assert resumed_losses and resumed_losses.items() <= losses.items()
+        stopped = train(toy_data, tmp_path / "stopped", *options, "--max-epoch", epochs)
+        of_epoch = {int(record["num_updates"]): record["loss"] for record in records(stopped, "train_inner")}
+        assert min(of_epoch) == len(seen) + 1  # it has gone on, not begun anew
+        seen |= of_epoch
+    assert seen == losses
 
 
 def test_a_training_begins_with_another_checkpoint_once(toy_data: Path, tmp_path: Path) -> None:
@@ -45,6 +47,10 @@ def test_a_training_begins_with_another_checkpoint_once(toy_data: Path, tmp_path
 
     assert updates(3) == [1, 2, 3]
     assert updates(6) == [4, 5, 6]  # as a job that was put back into the queue
+    last = tmp_path / "run" / "checkpoint_last.pt"
+    last.with_name("checkpoint_1_6.pt").write_bytes(last.read_bytes())
+    last.write_bytes(last.read_bytes()[:1000])
+    assert updates(7) == [7]
     assert updates(2, "--restore-file", str(tmp_path / "run" / "checkpoint_last.pt")) == [1, 2]  # another beginning
 
 
@@ -80,6 +86,7 @@ def test_save_kill_resume_gives_the_same_losses_and_weights_to_the_last_digit(
     losses = {record["num_updates"]: record["loss"] for record in records(whole, "train_inner")}
     resumed_losses = {record["num_updates"]: record["loss"] for record in records(resumed, "train_inner")}
     assert len(losses) == 30
+    assert min(map(int, resumed_losses)) > 10  # it has gone on, not begun anew
     assert len(resumed_losses) >= 10
     assert resumed_losses.items() <= losses.items()
 

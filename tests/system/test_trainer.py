@@ -1,5 +1,6 @@
 """What the trainer adds to fairseq's, through the real command."""
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -95,18 +96,51 @@ def test_options_that_do_not_go_together_are_refused_before_the_training(
     assert not records(refused, "train_inner")
 
 
+def test_a_validation_sentence_that_is_too_long_is_one_line(toy_data: Path, tmp_path: Path) -> None:
+    limits = ["--max-source-positions", "5", "--max-target-positions", "5"]
+    refused = run(train_command(toy_data, tmp_path, *ROUTINGS["dense"], *limits, "--max-update", "1"))
+    assert refused.returncode == 2
+    last = refused.stderr.splitlines()[-1]
+    assert "mmt: error: Size of sample #" in last and "--skip-invalid-size-inputs-valid-test" in last
+    assert "samples have invalid sizes and will be skipped" in refused.stdout + refused.stderr  # those to train on
+
+
 def test_one_training_at_a_time_writes_to_a_folder(toy_data: Path, tmp_path: Path) -> None:
     command = train_command(toy_data, tmp_path, *ROUTINGS["dense"], "--disable-validation", "--max-update", "100000")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         deadline = time.monotonic() + 120
-        while not (tmp_path / ".lock").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        refused = run(command)
-        first.kill()
+        try:
+            while not (tmp_path / ".lock").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            refused = run(command, timeout=120)
+        finally:
+            first.kill()
     assert refused.returncode == 2
     assert f"--save-dir {tmp_path}: another training writes to this folder" in refused.stderr.splitlines()[-1]
     again = run(train_command(toy_data, tmp_path, *ROUTINGS["dense"], "--disable-validation", "--max-update", "1"))
     assert again.returncode == 0, again.stderr[-2000:]  # the lock has gone with the process
+
+
+def test_a_run_keeps_the_vocabulary_that_it_began_with(toy_data: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(toy_data, tmp_path / "data"))
+    options = [*ROUTINGS["dense"], "--disable-validation", "--save-interval-updates", "1"]
+    with subprocess.Popen(
+        train_command(data, tmp_path / "run", *options, "--max-update", "100000"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as training:
+        try:
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "run" / "dict.txt").exists() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            (data / "dict.txt").write_text("prepared anew 1\n")
+            saved = len(list((tmp_path / "run").glob("checkpoint_1_*.pt")))
+            while len(list((tmp_path / "run").glob("checkpoint_1_*.pt"))) < saved + 3 and training.poll() is None:
+                time.sleep(0.05)
+            assert training.poll() is None
+        finally:
+            training.kill()
+    assert (tmp_path / "run" / "dict.txt").read_bytes() == (toy_data / "dict.txt").read_bytes()
 
 
 def test_a_moving_average_leaves_whole_numbers_as_they_are(toy_data: Path, tmp_path: Path) -> None:

@@ -196,6 +196,19 @@ def test_a_missing_folder_split_and_language_are_named(toy_data: Path, tmp_path:
         make_task(Path(f"{toy_data}:{tmp_path}/nothing"))
     with pytest.raises(UserError, match="no binarized test data of en-aa"):
         make_task(toy_data).load_dataset("test")
+    damaged = Path(shutil.copytree(toy_data, tmp_path / "damaged"))
+    for ending in ("bin", "idx"):
+        shutil.copy(toy_data / f"train.en-aa.aa.{ending}", damaged / f"valid.en-aa.aa.{ending}")
+    with pytest.raises(UserError, match="valid data of en-aa in .*damaged: Source and target must contain"):
+        make_task(damaged).load_dataset("valid")
+    for name, option in (("lang_list.txt", "--lang-dict"), ("lang_pairs.txt", "--lang-pairs")):
+        (damaged / name).write_bytes(b"caf\xe9")
+        with pytest.raises(UserError, match=f"{option} .*{name}: not valid UTF-8"):
+            make_task(damaged)
+        shutil.copy(toy_data / name, damaged / name)
+    (damaged / "lang_pairs.txt").write_text("\n")
+    with pytest.raises(UserError, match="lang_pairs.txt': there is no direction"):
+        make_task(damaged)
     with pytest.raises(UserError, match="unknown language 'de'; the model knows en, aa, bb"):
         make_task(toy_data).set_direction("en", "de")
 
