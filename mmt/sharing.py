@@ -5,6 +5,7 @@ whatever ends it. So nobody waits for a process that is gone, and what it had be
 """
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -15,6 +16,8 @@ import torch.distributed as dist
 
 from mmt.errors import UserError
 from mmt.files import try_lock
+
+logger = logging.getLogger(__name__)
 
 START_TIMEOUT = timedelta(minutes=10)  # a model is loaded within that time
 WAIT_S = 0.2  # between looks at what other processes have claimed
@@ -43,6 +46,8 @@ def first_process_first() -> Iterator[None]:
     except RuntimeError as error:  # of torch.distributed
         if rank > 0:
             raise UserError("the processes that share this work have not met, see their messages") from error
+        reason = str(error).partition("\n")[0]
+        logger.warning("the other processes have not been met (%s); this one works alone", reason)
     try:
         if rank == 0:
             yield

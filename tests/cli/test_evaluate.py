@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from mmt.files import try_lock
 from tests.cli.command import Finished, mmt, start_mmt, start_together
 from tests.evaluation.tiny_model import aligned_text, write_lines
 from tests.system.commands import ROUTINGS, train
+from tests.system.launched import wait_until
 
 QUICK = ["--beam", "1", "--max-len-b", "4", "--max-len-a", "1"]
 
@@ -302,14 +304,20 @@ def test_several_processes_share_the_directions_and_give_the_same_scores(
     assert (tmp_path / "summary.json").read_text() == (expected / "summary.json").read_text()
 
 
+def being_scored(results: Path) -> int:
+    """Return how many directions somebody works on."""
+    locks = [try_lock(claim) for claim in (results / ".claims").glob("*")]
+    for descriptor in locks:
+        if descriptor is not None:
+            os.close(descriptor)
+    return locks.count(None)
+
+
 @pytest.mark.parametrize("killed", [0, 1])
 def test_what_a_killed_process_had_begun_is_done_by_another(killed: int, tiny: Path, tmp_path: Path) -> None:
     slow = ["--beam", "5", "--max-len-b", "100", "--max-len-a", "3"]
     processes = start_together(2, "evaluate", tiny / "run", "--output", tmp_path, "--no-baselines", *slow)
-    deadline = time.monotonic() + 120
-    while len(list((tmp_path / ".claims").glob("*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert len(list((tmp_path / ".claims").glob("*"))) >= 2
+    wait_until(lambda: being_scored(tmp_path) == 2, "both to be at work", interval_s=0.005)
     processes[killed].send_signal(signal.SIGKILL)
     output, errors = processes[1 - killed].communicate(timeout=240)
     assert processes[1 - killed].returncode == 0, errors

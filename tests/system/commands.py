@@ -1,6 +1,8 @@
 """Run fairseq's real commands on the toy corpus."""
 
+import contextlib
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -119,10 +121,12 @@ def train(data: Path, save_dir: Path, *arguments: str | Path, **kwargs: Any) -> 
 
 
 def free_port() -> int:
-    """Return a port that no one listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Return a port that no one listens on, and that the system gives to nobody before it is used."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)  # below those that outgoing connections get
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def launcher(processes: int, *options: str) -> list[str]:
