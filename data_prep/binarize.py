@@ -112,9 +112,7 @@ def binarize(text: Path, spm_model: Path, output: Path, jobs: int) -> dict[str, 
     """Binarize all training, validation and test files of a folder."""
     # A model that train_spm made stands for what that was made of, any other for itself.
     is_made_here = stats_path(spm_model.parent).is_file()
-    # What version 2 has made with a model without an end mark was wrong.
-    options = {} if not spm_model.is_file() or load_model(spm_model).eos_id() >= 0 else {"end_mark": "fairseq's"}
-    unit = Unit("binarize", VERSION, output, options, [text, spm_model.parent if is_made_here else spm_model])
+    unit = Unit("binarize", VERSION, output, {}, [text, spm_model.parent if is_made_here else spm_model])
     return unit.make(lambda temporary: _binarize(text, spm_model, temporary, jobs))
 
 

@@ -12,9 +12,8 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Callable
 
 import numpy as np
@@ -30,14 +29,14 @@ from fairseq.modules import checkpoint_activations
 from omegaconf import open_dict
 
 from mmt.distributed import rendezvous
-from mmt.distributed.background import do_or_put_off, wait_at_most
+from mmt.distributed.background import do_or_put_off
 from mmt.distributed.checkpoint import beginning, fill_in, newest_first, why_unreadable
 from mmt.errors import CheckpointDamaged, NotWritten, UserError
 from mmt.files import sync, why_not_written
+from mmt.one_line_errors import install_one_line_errors
 
 logger = logging.getLogger(__name__)
 
-SAVING_SECONDS = 60.0  # for which an error waits while a checkpoint is being written
 DEAD_FLAGS = {  # how it is typed, and what does the same
     ("ddp_backend", "fully_sharded"): ("--ddp-backend fully_sharded", "--zero 3"),
     ("ddp_backend", "slowmo"): ("--ddp-backend slowmo", "--ddp-backend legacy_ddp, plain data parallelism,"),
@@ -186,14 +185,8 @@ def _begin_elsewhere_once(original: Callable[..., Any], cfg: Any, trainer: Any, 
         goes_on = dict(BEGINNING)
     elif cfg.finetune_from_model is not None and newest_first(save_dir):
         goes_on = {"finetune_from_model": None}
-    chosen = {option: cfg[option] for option in goes_on}
-    try:
-        for option, value in goes_on.items():
-            cfg[option] = value
+    with with_options(cfg, goes_on):
         return original(cfg, trainer, **kwargs)
-    finally:
-        for option, value in chosen.items():
-            cfg[option] = value
 
 
 def _save_or_say_why(original: Callable[..., None], state: Any, filename: str, *args: Any, **kwargs: Any) -> None:
@@ -371,35 +364,17 @@ def _infer_torchrun_on_any_device(original: Callable[..., Any], cfg: Any) -> Non
 
 
 @contextlib.contextmanager
-def switched_off(section: Any, option: str) -> Iterator[None]:
-    """Hide from fairseq meanwhile that an option of its settings is on, since mmt does itself what it asks for."""
-    chosen = section[option]
+def with_options(section: Any, values: Mapping[str, Any]) -> Iterator[None]:
+    """Let fairseq see other ``values`` of some of its options meanwhile."""
+    chosen = {option: section[option] for option in values}
     with open_dict(section):
-        section[option] = False
+        section.update(values)
         try:
             yield
         finally:
-            section[option] = chosen
+            section.update(chosen)
 
 
-def install_one_line_errors() -> None:
-    """Show a ``UserError`` as one line on stderr with its exit code in fairseq's own commands, without a traceback."""
-    previous = sys.excepthook
-    if hasattr(previous, "wrapped_by_mmt"):
-        return
-    # Otherwise Hydra (fairseq-hydra-train) prints a traceback of its own, and the hook is never called.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-
-    def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if not isinstance(error, UserError):
-            previous(kind, error, traceback)
-            return
-        sys.stdout.flush()
-        # Not sys.stderr, whose text torch.distributed collects while a hook runs, to show it afterwards.
-        print(f"mmt: error: {error}", file=sys.__stderr__, flush=True)
-        wait_at_most(SAVING_SECONDS)
-        # An exception hook cannot choose the exit code otherwise; nothing is left to clean up at this point.
-        os._exit(error.exit_code)
-
-    show.wrapped_by_mmt = True  # type: ignore[attr-defined]
-    sys.excepthook = show
+def switched_off(section: Any, option: str) -> contextlib.AbstractContextManager[None]:
+    """Hide from fairseq meanwhile that an option of its settings is on, since mmt does itself what it asks for."""
+    return with_options(section, {option: False})
