@@ -13,28 +13,29 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import sentencepiece
 import torch
 from fairseq.data import Dictionary, FairseqDataset
 from fairseq.data.multilingual.multilingual_utils import get_lang_tok
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import register_task
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
+from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
 from mmt.data.dataset_manager import LanguageIdDatasetManager
 from mmt.data.language_ids import LanguageIdDataset
 from mmt.errors import UserError
-from mmt.sacrebleu_metrics import METRICS
+from mmt.tasks.checks import check_best_metric, check_options
 from mmt.tasks.config import (
     MultilingualMoETranslationConfig,
     as_fairseq_arguments,
     extra_lang_pairs,
     parse_generation_options,
 )
+from mmt.tasks.detokenizer import Detokenizer, load_sentencepiece
 from mmt.tasks.validation_scores import KEY as SCORE_SUMS
 from mmt.tasks.validation_scores import ValidationScores
-from mmt.tasks.vocabulary_files import Contents, read_vocabulary, write_vocabulary
+from mmt.tasks.vocabulary_files import SENTENCEPIECE, Contents, read_vocabulary, write_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,6 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         self.validation_scores = ValidationScores(self.lang_pairs)
         # Runs the search for one batch; set by the trainer where several processes need each other in each step.
         self.translate_batch: Callable[[Callable[[], Any]], Any] = lambda search: search()
-        self._spm: sentencepiece.SentencePieceProcessor | None = None
         self._vocabulary: Contents = {}
 
     @classmethod
@@ -77,30 +77,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
             UserError: names the option, file or language that is wrong.
         """
         args = as_fairseq_arguments(cfg)
-        languages = LanguageIdDatasetManager.load_langs(args)
-        trained = read = args.lang_pairs + extra_lang_pairs(args)
-        if args.source_lang is not None or args.target_lang is not None:
-            if args.source_lang is None or args.target_lang is None:
-                raise UserError("--source-lang and --target-lang go together, but only one of them is given")
-            read = [f"{args.source_lang}-{args.target_lang}"]
-        for pair in trained + read:
-            for language in pair.split("-"):
-                if language not in languages:
-                    raise UserError(
-                        f"unknown language {language!r} in {pair}; the languages are {', '.join(languages)}"
-                    )
-        if args.eval_bleu and args.decoder_langtok and args.lang_tok_replacing_bos_eos:
-            raise UserError(
-                "--eval-bleu does not work with --decoder-langtok --lang-tok-replacing-bos-eos: a validation batch "
-                "holds several target languages, but fairseq's search begins all its sentences with the same token"
-            )
-        parse_generation_options(args.eval_bleu_args)
-        if args.fixed_dictionary is None:
-            folder = Path(args.data.split(":")[0])
-            for side, dictionary in enumerate((args.source_dict, args.target_dict)):
-                for language in sorted({pair.split("-")[side] for pair in read}):
-                    if dictionary is None and not (folder / f"dict.{language}.txt").is_file():
-                        raise UserError(f"{folder} has neither dict.txt nor dict.{language}.txt")
+        check_options(args, LanguageIdDatasetManager.load_langs(args))
         task = super().setup_task(args, **kwargs)
         task.sentencepiece  # a damaged model is better found now than at the first validation
         if args.fixed_dictionary is not None:  # two dictionaries have no place in a data folder
@@ -178,14 +155,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         Raises:
             UserError: names it, and what is missing.
         """
-        kind, _, direction = name.partition("_")
-        if kind not in METRICS:
-            return
-        if not self.args.eval_bleu:
-            raise UserError(f"--best-checkpoint-metric {name} needs --eval-bleu (task.eval_bleu=true in a recipe)")
-        if direction and direction not in self.lang_pairs:
-            known = ", ".join(self.lang_pairs)
-            raise UserError(f"--best-checkpoint-metric {name}: {direction} is not one of the directions {known}")
+        check_best_metric(name, self.args.eval_bleu, self.lang_pairs)
 
     def keep_vocabulary(self, folder: Path) -> None:
         """Write what goes with the model beside a run's checkpoints, as it was when the training started."""
@@ -362,43 +332,21 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         return self.validation_scores.sums(hypotheses, references, directions)
 
     @functools.cached_property
-    def language_tokens(self) -> set[int]:
-        """The dictionary indices of all target-language tokens."""
-        spec = self.args.langtoks["main"][1]
-        if not spec:
-            return set()
-        style = self.args.lang_tok_style
-        tokens = [get_lang_tok(lang=language, lang_tok_style=style, spec=spec) for language in self.langs]
-        return {self.data_manager.get_langtok_index(token, self.target_dictionary) for token in tokens}
-
-    def detokenize(self, tokens: Tensor) -> str:
-        """Turn target token ids ``(S,)`` into plain text, without language tokens, end-of-sentence and padding."""
-        special = self.language_tokens | {
-            self.target_dictionary.pad(),
-            self.target_dictionary.eos(),
-            self.target_dictionary.bos(),
-        }
-        pieces = [self.target_dictionary[int(token)] for token in tokens if int(token) not in special]
-        if self.sentencepiece is not None:
-            return self.sentencepiece.decode_pieces(pieces)
-        if any("\u2581" in piece for piece in pieces):
-            return "".join(pieces).replace("\u2581", " ").strip()
-        return (" ".join(pieces) + " ").replace("@@ ", "").rstrip()  # what subword-nmt has cut
-
-    @property
-    def sentencepiece(self) -> sentencepiece.SentencePieceProcessor | None:
+    def sentencepiece(self) -> SentencePieceProcessor | None:
         """The data folder's ``spm.model``, if there is one.
 
         Raises:
             UserError: if the file is not a SentencePiece model.
         """
-        path = Path(self.args.data.split(":")[0]) / "spm.model"
-        if self._spm is None and path.is_file():
-            try:
-                self._spm = sentencepiece.SentencePieceProcessor(model_file=str(path))
-            except (RuntimeError, OSError) as error:
-                raise UserError(f"{path}: not a SentencePiece model") from error
-        return self._spm
+        return load_sentencepiece(Path(self.args.data.split(":")[0]) / SENTENCEPIECE)
+
+    @functools.cached_property
+    def detokenize(self) -> Detokenizer:
+        """Turns token ids into plain text."""
+        spec, style = self.args.langtoks["main"][1], self.args.lang_tok_style
+        tokens = [get_lang_tok(lang=language, lang_tok_style=style, spec=spec) for language in self.langs if spec]
+        language_tokens = {self.data_manager.get_langtok_index(token, self.target_dictionary) for token in tokens}
+        return Detokenizer(self.target_dictionary, language_tokens, self.sentencepiece)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         super().reduce_metrics(logging_outputs, criterion)

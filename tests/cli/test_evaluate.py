@@ -3,10 +3,10 @@
 import json
 import os
 import shutil
+import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,9 +106,8 @@ def test_a_kill_costs_at_most_one_direction(
 ) -> None:
     results = tmp_path / "results"
     process = start_mmt("evaluate", tiny / "run", "--output", results, *QUICK)
-    while not (results / wait_for).is_file():
-        assert process.poll() is None
-        time.sleep(0.002)
+    wait_until(lambda: (results / wait_for).is_file(), wait_for, interval_s=0.002)
+    assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     survived = (results / "scores.jsonl").read_bytes() if (results / "scores.jsonl").exists() else b""
@@ -342,4 +341,5 @@ def test_if_the_first_process_cannot_begin_the_others_end(tiny: Path, tmp_path: 
     errors = [process.communicate(timeout=120)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [2, 2], errors
     assert "holds scores of another evaluation: max_segments 2 (now 1)" in errors[0]
-    assert "the first of the processes that share this work has ended" in errors[1]
+    # Before or after they have met.
+    assert re.search("the first of the processes that share this work has ended|have not met", errors[1])

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import torch
 
 from tests.cli.command import REPOSITORY, mmt, start_mmt
 from tests.evaluation.tiny_model import aligned_text
+from tests.system.launched import TIMEOUT_SECONDS, wait_until
 
 LINES = aligned_text(9, seed=5)["en"]
 TEXT = "".join(f"{line}\n" for line in LINES).encode()
@@ -114,7 +114,7 @@ def test_a_pipe_that_stays_open_gets_its_answers(tiny: Path) -> None:
             process.stdin.flush()
             assert process.stdout.readline().strip()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=TIMEOUT_SECONDS) == 130
         assert b"Traceback" not in process.stderr.read()
     finally:
         process.kill()
@@ -124,9 +124,12 @@ def test_a_pipe_that_stays_open_gets_its_answers(tiny: Path) -> None:
 def test_the_input_may_be_a_named_pipe(tiny: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     process = start_mmt("translate", "--model", tiny / "run", "--to", "de", *QUICK, "--input", tmp_path / "pipe")
-    # Opens when the command does, if it does.
-    threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(TEXT,), daemon=True).start()
-    output, errors = process.communicate(timeout=60)
+    try:
+        # Opens when the command does, if it does.
+        threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(TEXT,), daemon=True).start()
+        output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        process.kill()
 
     assert process.returncode == 0, errors
     assert output.decode() == mmt("translate", "--model", tiny / "run", "--to", "de", *QUICK, stdin=TEXT).stdout
@@ -158,9 +161,8 @@ def test_a_kill_leaves_no_file_under_its_final_name(tiny: Path, tmp_path: Path) 
     process.stdin.write(TEXT)
     process.stdin.flush()
     partial = tmp_path / ".out.de.partial"
-    while not (partial.is_file() and partial.stat().st_size > 0):
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_until(lambda: partial.is_file() and partial.stat().st_size > 0, "the first translations")
+    assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
 

@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from mmt.cli import decoding_arguments
 from tests.cli.command import REPOSITORY, mmt, start_together
 from tests.evaluation.tiny_model import aligned_text, write_lines
 from tests.system.commands import launcher, run
+from tests.system.launched import wait_until
 
 QUICK = ["--beam", "1", "--max-len-a", "0", "--max-len-b", "4"]
 LANGUAGES = ["de", "ru", "en"]
@@ -43,17 +43,14 @@ def test_several_processes_write_the_files_of_one(tiny: Path, tmp_path: Path) ->
 
 
 def test_what_a_killed_process_had_begun_is_translated_by_another(tiny: Path, tmp_path: Path) -> None:
-    write_lines(tmp_path / "text", aligned_text(40, seed=5)["en"])
+    write_lines(tmp_path / "text", aligned_text(100, seed=5)["en"])
     slow = ["--beam", "5", "--max-len-a", "3", "--max-len-b", "50"]
     arguments = ["translate", "--model", tiny / "run", "--to", ",".join(LANGUAGES), *slow, "--input", tmp_path / "text"]
     together, alone = tmp_path / "together", tmp_path / "alone"
     together.mkdir()
     alone.mkdir()
     processes = start_together(2, *arguments, "--output-prefix", together / "out")
-    deadline = time.monotonic() + 120
-    while len(list(together.glob(".*.partial"))) < 2:  # each is at one of the languages
-        assert time.monotonic() < deadline and processes[0].poll() is None
-        time.sleep(0.005)
+    wait_until(lambda: len(list(together.glob(".*.partial"))) == 2, "each to be at one language", interval_s=0.005)
     processes[0].send_signal(signal.SIGKILL)
     processes[0].communicate()
     _, errors = processes[1].communicate(timeout=240)

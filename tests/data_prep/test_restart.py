@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from data_prep.files import read_json, replacing
 from data_prep.recipe import REPOSITORY
 from data_prep.steps import Unit, in_processes
 from tests.data_prep.helpers import write_lines
+from tests.system.launched import wait_until
 
 
 def unit(tmp_path: Path, **options: int) -> Unit:
@@ -140,15 +140,18 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_data(tmp_path: Pa
     final = tmp_path / "data" / "software50" / "sample"
 
     def finished() -> dict[Path, int]:
-        files = (tmp_path / "data").rglob("*.stats.json")
+        # Unlike rglob, os.walk does not mind that a folder gets its final name while it looks into it.
+        folders = [(Path(folder), names) for folder, _, names in os.walk(tmp_path / "data") if "partial" not in folder]
+        files = [folder / name for folder, names in folders for name in names if name.endswith(".stats.json")]
         return {p: p.stat().st_mtime_ns for p in files if "identity" in (read_json(p) or {})}
 
     # Evaluation sets, raw text, 5 clean and 5 unique files, text: while reading, cleaning and training the vocabulary.
     for wanted in (1, 3, 13):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
-        while len(finished()) < wanted and process.poll() is None:
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            wait_until(lambda: len(finished()) >= wanted or process.poll() is not None, "a step", interval_s=0.01)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     # What stands under its final name with statistics is whole: it is never made again below.
     whole = finished()

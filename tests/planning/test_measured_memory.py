@@ -1,11 +1,8 @@
 """What the planner predicts is what real models hold, on one, two and four processes."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +14,8 @@ from mmt.planning.memory import parameter_shapes, state_bytes
 from tests.models.tiny import tiny_task
 from tests.planning.measure_memory import WORDS
 from tests.planning.models import build, config
+from tests.system.commands import REPOSITORY, launcher, run
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 BATCH = {"sentences": 10, "source_length": 12, "target_length": 14}
 POST_NORM = {"encoder_normalize_before": False, "decoder_normalize_before": False}
 ALL_DROPOUTS = {"attention_dropout": 0.1, "activation_dropout": 0.1}
@@ -69,12 +66,8 @@ def measured() -> dict[tuple[int, int], dict[str, list[int]]]:
     """Measure all cases, with one start of the processes for each number of them."""
     found = {}
     for processes, cases in BY_PROCESSES.items():
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        command = (command if processes > 1 else [sys.executable]) + ["-m", "tests.planning.measure_memory"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-        result = subprocess.run(
-            [*command, *map(json.dumps, cases)], capture_output=True, text=True, env=environment, cwd=REPOSITORY
-        )
+        start = launcher(processes) if processes > 1 else [sys.executable]
+        result = run([*start, "-m", "tests.planning.measure_memory", *map(json.dumps, cases)], cwd=REPOSITORY)
         assert result.returncode == 0, result.stderr[-3000:]
         lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
         found.update({(processes, index): json.loads(line) for index, line in enumerate(lines)})

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmt.cli.main import main
+from tests.system import commands
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent.name for path in (REPOSITORY / "recipes").glob("*/train.yaml"))
@@ -36,11 +37,10 @@ def run(
     return result
 
 
-def typed(printed: str) -> list[str | Path]:
-    """Turn a printed ``fairseq-train`` command into one that runs in this Python's environment."""
+def typed(printed: str) -> list[str]:
+    """Return the words of a printed ``fairseq-train`` command, without the environment in front of them."""
     words = shlex.split(printed)
-    start = words.index("fairseq-train")
-    return ["env", *words[:start], Path(sys.executable).with_name("fairseq-train"), *words[start + 1 :]]
+    return words[words.index("fairseq-train") :]
 
 
 def updates(result: subprocess.CompletedProcess[str]) -> list[int]:
@@ -63,8 +63,9 @@ def test_every_recipe_runs_two_updates(
 
     assert main(["train", recipe, *overrides, "--dry-run"]) == 0
     assert not list(tmp_path.iterdir())  # nothing was started
-    result = run(typed(capsys.readouterr().out))
+    result = commands.run(typed(capsys.readouterr().out))
 
+    assert result.returncode == 0, result.stderr[-3000:]
     assert updates(result) == [1, 2]
     assert re.search(r"valid on 'valid' subset .* num_updates 2\b", result.stdout + result.stderr)
     assert (tmp_path / "checkpoint_last.pt").is_file()

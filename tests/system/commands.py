@@ -56,8 +56,7 @@ def run(command: Sequence[str | Path], **kwargs: Any) -> subprocess.CompletedPro
     python = preloaded_python()
     if program == "torchrun":
         script = next(place for place, argument in enumerate(arguments) if argument == "-m" or Path(argument).is_file())
-        if arguments[script] != "-m":
-            arguments[script:script] = ["--no-python", sys.executable, preloaded.__file__, python.address]
+        arguments[script:script] = ["--no-python", sys.executable, preloaded.__file__, python.address]
     return python.run([installed(program), *arguments], **kwargs)
 
 
@@ -123,7 +122,7 @@ def train(data: Path, save_dir: Path, *arguments: str | Path, **kwargs: Any) -> 
 def free_port() -> int:
     """Return a port that no one listens on, and that the system gives to nobody before it is used."""
     while True:
-        port = random.SystemRandom().randrange(10_000, 30_000)  # below those that outgoing connections get
+        port = random.SystemRandom().randrange(10_000, 20_000)  # below SLURM jobs' and outgoing connections'
         with contextlib.suppress(OSError), socket.socket() as listener:
             listener.bind(("127.0.0.1", port))
             return port

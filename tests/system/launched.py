@@ -13,7 +13,7 @@ import torch
 
 import mmt  # noqa: F401  (lets torch.load read fairseq's checkpoints)
 
-TIMEOUT_SECONDS = 180.0
+TIMEOUT_SECONDS = 300.0
 
 
 def wait_until(condition: Callable[[], bool], what: str, log: Path | None = None, interval_s: float = 0.2) -> None:

@@ -132,7 +132,7 @@ def local_slurm(folder: Path) -> Iterator[LocalSlurm]:
             host=host,
             controller_port=free_port(),
             node_port=free_port(),
-            first_job=1 + os.getpid() % 10000,
+            first_job=1 + os.getpid() % 100 * 100,  # numbers of processes that start together are close
         )
     )
     munge_files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munge.pid"}

@@ -6,8 +6,9 @@ What differs: all copies hash strings alike, and imports that a script forgets m
 kills and signals, start a Python of their own (``commands.run_anew``, ``launched``).
 
     python preloaded.py SOCKET SCRIPT [ARGUMENT ...]
+    python preloaded.py SOCKET -m MODULE [ARGUMENT ...]
 
-asks the one that waits at SOCKET to run a script in this process' place: what torchrun starts.
+asks the one that waits at SOCKET to run a script, or a module, in this process' place: what torchrun starts.
 """
 
 import atexit
@@ -167,11 +168,15 @@ def become(request: Request) -> NoReturn:
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
-    sys.argv = list(request.command)
-    sys.path[0] = str(Path(request.command[0]).parent)
+    script = request.command[0]
     code: Any = 0
     try:
-        runpy.run_path(request.command[0], run_name="__main__")
+        if script == "-m":
+            sys.argv, sys.path[0] = list(request.command[1:]), request.folder
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv, sys.path[0] = list(request.command), str(Path(script).parent)
+            runpy.run_path(script, run_name="__main__")
     except SystemExit as request_to_exit:
         code = request_to_exit.code or 0
         if not isinstance(code, int):

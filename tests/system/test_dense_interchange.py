@@ -31,9 +31,9 @@ def ours(data: Path, save_dir: Path, *options: str | Path) -> list[str]:
 
 def checkpoint_of(command: Callable[..., list[str]], data: Path, save_dir: Path, *options: str | Path) -> Path:
     """Train, and return the last checkpoint."""
-    # fairseq alone cannot read any of its checkpoints with today's torch; mmt can, and ignores the variable.
-    readable = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-    result = run(command(data, save_dir, *options, "--disable-validation"), env=readable)
+    # fairseq alone cannot read any of its checkpoints with today's torch.
+    readable = {"env": {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}} if command is stock else {}
+    result = run(command(data, save_dir, *options, "--disable-validation"), **readable)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
     return save_dir / "checkpoint_last.pt"
 

@@ -1,5 +1,6 @@
 """Killed at any instant, on a full disk, with a damaged file: all that is lost is what came after a checkpoint."""
 
+import contextlib
 import os
 import random
 import re
@@ -15,7 +16,7 @@ import torch
 from mmt.distributed.checkpoint import shards_of
 from mmt.distributed.training_state import read_whole
 from tests.system.commands import ROUTINGS, installed, launcher, records, run, train, train_command, train_together
-from tests.system.launched import children, launched, saved_updates, updates, wait_until
+from tests.system.launched import TIMEOUT_SECONDS, children, launched, saved_updates, updates, wait_until
 
 Process = subprocess.Popen[bytes]
 
@@ -37,7 +38,8 @@ def kill(launcher_process: int, everyone: bool) -> None:
     """Kill the launcher with all its workers, or one worker."""
     workers = children(launcher_process)
     for process in [launcher_process, *workers] if everyone else workers[-1:]:
-        os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the test says that it has ended by itself
+            os.kill(process, signal.SIGKILL)
 
 
 def wait_for(moment: Callable[[], bool], training: Process, log: Path) -> None:
@@ -79,7 +81,7 @@ def test_a_training_that_is_killed_many_times_ends_with_the_same_bits(
                 wait_for(lambda: any(save_dir.glob("shards_*.partial")), training, log)
             time.sleep(rng.uniform(0, 0.05))
             kill(training.pid, everyone=number % 4 < 2)
-            training.wait(timeout=60)
+            training.wait(timeout=TIMEOUT_SECONDS)
         assert training.returncode != 0, "it ended before it was killed"
         assert went_on_after(log.read_text()) >= saved, "a checkpoint was lost"
         saved = saved_after(log.read_text(), in_background)

@@ -162,8 +162,8 @@ def test_a_training_goes_on_with_other_numbers_of_processes_on_another_mesh(toy_
     expected = records(whole, "train_inner")
     assert [record["num_updates"] for record in stages] == [record["num_updates"] for record in expected]
     for record, one in zip(stages, expected, strict=True):
-        # Logged with three digits behind the point.
-        assert float(record["loss"]) == pytest.approx(float(one["loss"]), rel=1e-4, abs=0.001), record
+        # Logged with three digits behind the point, of which the last may be rounded either way.
+        assert float(record["loss"]) == pytest.approx(float(one["loss"]), rel=1e-4, abs=0.0015), record
     assert_same_weights(tmp_path / "stages" / "checkpoint_last.pt", tmp_path / "whole" / "checkpoint_last.pt")
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.system.commands import ROUTINGS, free_port, installed, run, train_command
-from tests.system.launched import children, launched, saved_updates, updates, wait_for_updates, wait_until
+from tests.system.launched import (
+    TIMEOUT_SECONDS,
+    children,
+    launched,
+    saved_updates,
+    updates,
+    wait_for_updates,
+    wait_until,
+)
 
 OPTIONS = [*ROUTINGS["token_task"], "--disable-validation", "--heartbeat-timeout", "10"]
 OPTIONS += ["--save-interval-updates", "10", "--keep-interval-updates", "1", "--max-update", "1000000"]
@@ -54,7 +62,7 @@ def test_torchrun_starts_them_again_and_fewer_go_on_afterwards(toy_data: Path, t
         os.kill(children(torchrun.pid)[0], signal.SIGKILL)
         wait_until(lambda: len(updates(log, "Loaded checkpoint")) > 20, "updates of the second start", log)
         torchrun.send_signal(signal.SIGTERM)
-        torchrun.wait(timeout=60)
+        torchrun.wait(timeout=TIMEOUT_SECONDS)
     # The second start went on from a checkpoint of the first, and saved when it was asked to stop.
     numbers = updates(log, "Loaded checkpoint")
     assert numbers[0] % 10 == 1 and numbers[0] > 1

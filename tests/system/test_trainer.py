@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import torch
 
 from mmt.trainer import MoETrainer
 from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, launcher, records, run, train, train_command
+from tests.system.launched import wait_until
 from tests.toy_data import write_toy_data
 
 SHORT = [*ROUTINGS["token_task"], "--max-update", "3", "--disable-validation"]
@@ -108,10 +108,8 @@ def test_a_validation_sentence_that_is_too_long_is_one_line(toy_data: Path, tmp_
 def test_one_training_at_a_time_writes_to_a_folder(toy_data: Path, tmp_path: Path) -> None:
     command = train_command(toy_data, tmp_path, *ROUTINGS["dense"], "--disable-validation", "--max-update", "100000")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
-        deadline = time.monotonic() + 120
         try:
-            while not (tmp_path / ".lock").exists() and time.monotonic() < deadline:
-                time.sleep(0.05)
+            wait_until((tmp_path / ".lock").exists, "the first to lock its folder")
             refused = run(command, timeout=120)
         finally:
             first.kill()
@@ -130,13 +128,10 @@ def test_a_run_keeps_the_vocabulary_that_it_began_with(toy_data: Path, tmp_path:
         stderr=subprocess.DEVNULL,
     ) as training:
         try:
-            deadline = time.monotonic() + 120
-            while not (tmp_path / "run" / "dict.txt").exists() and time.monotonic() < deadline:
-                time.sleep(0.05)
+            wait_until((tmp_path / "run" / "dict.txt").exists, "the first checkpoint's vocabulary")
             (data / "dict.txt").write_text("prepared anew 1\n")
-            saved = len(list((tmp_path / "run").glob("checkpoint_1_*.pt")))
-            while len(list((tmp_path / "run").glob("checkpoint_1_*.pt"))) < saved + 3 and training.poll() is None:
-                time.sleep(0.05)
+            saved = len(list((tmp_path / "run").glob("checkpoint_*_*.pt")))
+            wait_until(lambda: len(list((tmp_path / "run").glob("checkpoint_*_*.pt"))) >= saved + 3, "checkpoints")
             assert training.poll() is None
         finally:
             training.kill()

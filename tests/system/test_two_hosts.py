@@ -52,7 +52,7 @@ def test_a_cut_network_ends_both_sides_and_the_training_goes_on_when_it_is_mende
 
     with ExitStack() as stack:
         processes = start(stack, hosts, [*command, "--max-update", "1000000"], logs)
-        wait_for_updates(20, logs[0])
+        wait_for_updates(25, logs[0])  # between two saves
         hosts.cut()
         for process, log in zip(processes, logs):
             wait_until(lambda: process.poll() is not None, "the end after the network was cut", log)

@@ -1,0 +1,64 @@
+"""What can be wrong with the options of ``multilingual_moe_translation`` once its languages are known."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmt.errors import UserError
+from mmt.sacrebleu_metrics import METRICS
+from mmt.tasks.config import extra_lang_pairs, parse_generation_options
+
+
+def check_options(args: argparse.Namespace, languages: Sequence[str]) -> None:
+    """Check the options that depend on each other, or on what lies in the data folder.
+
+    Args:
+        args: the options as fairseq wants them (``as_fairseq_arguments``).
+        languages: those of the model.
+
+    Raises:
+        UserError: names the option, file or language that is wrong.
+    """
+    trained = read = args.lang_pairs + extra_lang_pairs(args)
+    if args.source_lang is not None or args.target_lang is not None:
+        if args.source_lang is None or args.target_lang is None:
+            raise UserError("--source-lang and --target-lang go together, but only one of them is given")
+        read = [f"{args.source_lang}-{args.target_lang}"]
+    for pair in trained + read:
+        for language in pair.split("-"):
+            if language not in languages:
+                raise UserError(f"unknown language {language!r} in {pair}; the languages are {', '.join(languages)}")
+    if args.eval_bleu and args.decoder_langtok and args.lang_tok_replacing_bos_eos:
+        raise UserError(
+            "--eval-bleu does not work with --decoder-langtok --lang-tok-replacing-bos-eos: a validation batch "
+            "holds several target languages, but fairseq's search begins all its sentences with the same token"
+        )
+    parse_generation_options(args.eval_bleu_args)
+    if args.fixed_dictionary is None:
+        folder = Path(args.data.split(":")[0])
+        for side, dictionary in enumerate((args.source_dict, args.target_dict)):
+            for language in sorted({pair.split("-")[side] for pair in read}):
+                if dictionary is None and not (folder / f"dict.{language}.txt").is_file():
+                    raise UserError(f"{folder} has neither dict.txt nor dict.{language}.txt")
+
+
+def check_best_metric(name: str, scored: bool, directions: Sequence[str]) -> None:
+    """Refuse a ``--best-checkpoint-metric`` of the task's that no validation will have.
+
+    Args:
+        name: of the metric, such as "loss", "bleu" or "chrf_en-de".
+        scored: whether validations translate (``--eval-bleu``).
+        directions: those that are validated.
+
+    Raises:
+        UserError: names it, and what is missing.
+    """
+    kind, _, direction = name.partition("_")
+    if kind not in METRICS:
+        return
+    if not scored:
+        raise UserError(f"--best-checkpoint-metric {name} needs --eval-bleu (task.eval_bleu=true in a recipe)")
+    if direction and direction not in directions:
+        raise UserError(
+            f"--best-checkpoint-metric {name}: {direction} is not one of the directions {', '.join(directions)}"
+        )
