@@ -65,6 +65,7 @@ train: venv  ## train a recipe, or go on where it stopped
 	@$(BIN)/mmt train $(RECIPE) preset=$(PRESET) model=$(ROUTING) $(if $(RUN),run=$(RUN)) $(ARGS) $(if $(DRY),--dry-run)
 
 evaluate: venv  ## score the trained model in all directions, or go on where it stopped
+	$(check)
 	$(SHOW)$(BIN)/mmt evaluate $(RUN_DIR) $(ARGS)
 
 docs: venv  ## write docs/options.md anew from the code

@@ -72,20 +72,26 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time change ``path``, if all of them ask here."""
+    """Let one process at a time change ``path``, if all of them ask here, and the file system knows locks."""
     with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def try_lock(path: Path) -> int | None:
-    """Return a file descriptor that holds a lock on ``path`` until it is closed; None if another process has it."""
+    """Return a file descriptor that holds a lock on ``path`` until it is closed; None if another process has it.
+
+    Where a file system knows no locks, everyone gets them.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
+    except OSError:
+        pass
     return descriptor
 
 

@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.samples < 40:
         raise UserError(f"--samples must be at least 40 for a 95% interval, but is {args.samples}")
+    if args.seed < 0:
+        raise UserError(f"--seed must be at least 0, but is {args.seed}")
     if args.output:
         check_folder(f"--output {args.output}", Path(args.output).parent)
     a, b = ResultsFolder.open_for_reading(args.a), ResultsFolder.open_for_reading(args.b)

@@ -11,7 +11,9 @@ HELP = "make one file, fairseq's .pt or .safetensors, of a checkpoint that sever
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``mmt consolidate``."""
-    parser.add_argument("model", help="a checkpoint, or a run's folder, of which the best checkpoint is taken")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a checkpoint, or a run's folder, of which the best checkpoint is taken"
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="the new file; .pt or .safetensors")
 
 
@@ -21,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: if there is no such checkpoint, or the file cannot be one.
     """
-    checkpoint, output = find_checkpoint(args.model), Path(args.output)
+    checkpoint, output = find_checkpoint(args.model, "MODEL"), Path(args.output)
     num_parameters = consolidate(checkpoint, output)
     print(f"{output}: {num_parameters:,} parameters of {checkpoint}, {output.stat().st_size:,} bytes")
     return 0

@@ -16,7 +16,10 @@ from pathlib import Path
 import mmt
 
 HELP = "show what is installed, what this machine can do, and how to mend what is missing"
-CORE = ("torch", "numpy", "scipy", "sacrebleu", "sentencepiece", "hydra-core", "omegaconf", "tabulate", "tqdm")
+CORE = (
+    *("torch", "numpy", "scipy", "sacrebleu", "sentencepiece", "hydra-core", "omegaconf", "safetensors", "tabulate"),
+    *("tensorboardX", "tqdm"),
+)
 # Distributions that bring the module "fairseq".
 FAIRSEQ_DISTRIBUTIONS = ("ve-fairseq", "fairseq-fixed", "fairseq", "fairseq-built", "fairseq-light")
 OLDEST_TORCH = (2, 10)

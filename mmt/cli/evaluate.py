@@ -86,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     if args.max_segments is not None and args.max_segments < 1:
         raise UserError(f"--max-segments must be at least 1, but is {args.max_segments}")
     checkpoint = find_checkpoint(args.model)
+    args.model = str(checkpoint)  # the one whose hash is recorded, even if a training writes a better one meanwhile
     output = Path(args.output) if args.output else checkpoint.parent / "results"
     checkpoint_sha256 = sha256_of_file(checkpoint)
     translator = translator_from(args, too_long="truncate")
@@ -105,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         trained=translator.trained_directions,
         max_segments=args.max_segments,
     )
+    for job in jobs:
+        translator.check_direction(*split(job.direction), f"--directions {args.directions}")
     tiers = read_tiers_of(args.tiers, translator.languages)
     baselines = None if args.no_baselines else _baselines(args, output, translator)
     rank, _ = rank_and_world_size()
@@ -117,10 +120,11 @@ def run(args: argparse.Namespace) -> int:
             results = ResultsFolder.join(output, identity)
     show_progress = rank == 0 and (args.progress or sys.stderr.isatty())
     with contextlib.closing(results):
+        # First: what is wrong with the training text is said before hours of work, not after.
+        scores = {} if baselines is None or rank > 0 else _score_baselines(jobs, baselines, show_progress=show_progress)
         records = _score_model(jobs, translator, results, show_progress=show_progress)
         if rank > 0:
             return 0  # the first process reports
-        scores = {} if baselines is None else _score_baselines(jobs, baselines, show_progress=show_progress)
         _report(output, records, scores, tiers, missing_baselines=not args.no_baselines)
     for test_set in test_sets:
         _tell_missing_languages(test_set, translator.languages)
@@ -217,6 +221,9 @@ def _report(
         print(f"\nTest set {name}\n\n{direction_table(chosen, systems, tiers)}")
         print(f"\n{average_table(systems, directions, tiers)}\n")
         print("\n".join(signature_lines(chosen)))
+        if too_long := {record["direction"]: n for record in chosen if (n := record["too_long_sources"])}:
+            counted = ", ".join(f"{direction} {number}" for direction, number in too_long.items())
+            print(f"Sources with more pieces than the model takes, cut: {counted}")
         without = [direction for system in systems.values() for direction in directions if direction not in system]
         if without and missing_baselines:
             print(

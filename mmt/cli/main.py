@@ -59,11 +59,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has gone, as in "mmt translate ... | head -1"
         _give_up_stdout()
         return 128 + signal.SIGPIPE
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(f"mmt: error: out of memory; a smaller batch needs less: {_first_line(error)}", file=sys.stderr)
+        return EXIT_FAILURE
     except OSError as error:
         _give_up_stdout()
         where = f": {error.filename}" if error.filename else ""
         print(f"mmt: error: {error.strerror or error}{where}", file=sys.stderr)
         return EXIT_FAILURE
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is Python's, the GPU's (torch.OutOfMemoryError), or that of torch on a CPU."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _give_up_stdout() -> None:
@@ -83,7 +98,7 @@ def _run(arguments: Sequence[str]) -> int:
         module = importlib.import_module(f"mmt.cli.{verb}")
         parser = OneLineParser(prog=f"mmt {verb}", description=module.HELP)
         module.add_arguments(parser)
-        return module.run(parser.parse_args(arguments[1:]))
+        return module.run(parser.parse_intermixed_args(arguments[1:]))  # options may stand before overrides
     if arguments and not arguments[0].startswith("-"):
         near = difflib.get_close_matches(arguments[0], VERBS, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; verbs are {', '.join(VERBS)}"

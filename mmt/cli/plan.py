@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--largest", action="store_true", help="show the largest models that fit, with the reasons")
     instead.add_argument(
-        "--scaling", type=Path, metavar="FILE", help="simulate 1, 2, 4, ... nodes; a table, and a plot (.svg or .png)"
+        "--scaling", type=Path, metavar="FILE", help="simulate 1, 2, 4, ... nodes; a table, a plot (.svg, .png, .pdf)"
     )
 
 
@@ -99,14 +99,15 @@ def _print_subject(subject: Subject, batch: Batch, cluster: Cluster) -> None:
 def _print_plans(subject: Subject, batch: Batch, cluster: Cluster, top: int) -> None:
     found = plans(subject.model, batch, cluster, bf16=subject.bf16, update_freq=subject.update_freq)
     fitting = [plan for plan in found if plan.fits]
-    print(f"{len(fitting)} of {len(found)} meshes fit; the fastest, GiB of one GPU and its host:\n")
+    which = "the fastest" if fitting else "those that want least"
+    print(f"{len(fitting)} of {len(found)} meshes fit; {which}, GiB of one GPU and its host:\n")
     shown = found[:top] if not fitting else fitting[:top]
     print(f"{memory_table(shown)}\n\n{time_table(shown)}\n")
     if fitting:
         options = " ".join(fitting[0].layout.options)
         print(f"The fastest: {options or 'no options are needed'}")
     else:
-        print("Nothing fits. --checkpoint-activations, fewer --tokens-per-gpu, or more GPUs would help.")
+        print("Nothing fits. model.checkpoint_activations=true, fewer --tokens-per-gpu, or more GPUs would help.")
     if subject.parallel is not None:
         try:
             layout = own_layout(subject.parallel, cluster.num_gpus)

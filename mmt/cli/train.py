@@ -18,6 +18,7 @@ import mmt
 from mmt.command_line import fairseq_train_arguments
 from mmt.errors import UserError
 from mmt.recipes import compose, groups, recipe_folder
+from mmt.sharing import rank_and_world_size
 from mmt.training_environment import training_environment
 
 HELP = "train a recipe; with --dry-run print the fairseq-train command only"
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     command = ["fairseq-train", *fairseq_train_arguments(config)]
     environment = training_environment()
     settings = [f"{key}={shlex.quote(value)}" for key, value in environment.items() if key not in os.environ]
-    print(" ".join([*settings, shlex.join(command)]), flush=True)
+    if rank_and_world_size()[0] == 0:
+        print(" ".join([*settings, shlex.join(command)]), flush=True)
     if args.dry_run:
         return 0
     _check_data(folder, config)

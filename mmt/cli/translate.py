@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     source = _source_language(args.source, translator)
     for target in targets:
         translator.check_language(target, "--to")
+        translator.check_direction(source, target, "--to")
     show_progress = rank == 0 and (args.progress or sys.stderr.isatty())
     translate = functools.partial(_translate, args, translator, source, show_progress=show_progress)
     if world_size == 1:
@@ -103,6 +104,8 @@ def _check_files(args: argparse.Namespace, targets: Sequence[str], world_size: i
     if world_size > 1 and missing:
         raise UserError(f"{world_size} processes need {missing}, since they cannot share stdin and stdout")
     _check_input(args.input, world_size)
+    if (args.output_prefix or "").endswith("/"):
+        raise UserError(f"--output-prefix {args.output_prefix}: a folder; what file names begin with is missing")
     for path in _output_paths(args.output_prefix, targets):
         check_folder(f"--output-prefix {args.output_prefix}", path.parent)
         if args.input is not None and path.resolve() == Path(args.input).resolve():

@@ -10,7 +10,7 @@ import sacrebleu
 
 from mmt.errors import UserError
 from mmt.evaluation.directions import split
-from mmt.evaluation.nearest import NearestSentences
+from mmt.evaluation.nearest import nearest_sentences
 from mmt.evaluation.scores import Scores, score
 from mmt.evaluation.test_sets import read_lines
 from mmt.files import locked, sha256_of_file, write_text
@@ -62,7 +62,7 @@ class Baselines:
                 raise UserError(
                     f"--train-text: {files[0]} has {len(train_sources)} lines, but {files[1]} has {len(train_targets)}"
                 )
-            return [train_targets[i] for i in NearestSentences(train_sources).find(sources)]
+            return [train_targets[i] for i in nearest_sentences(sources, train_sources)]
 
         sha256 = "|".join(self._sha256(path) for path in files)
         return self._cached(f"{NEAREST}|{direction}|{text_sha256}|{sha256}", hypotheses, references, direction)

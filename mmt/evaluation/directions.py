@@ -7,8 +7,8 @@ import mmt
 from mmt.errors import UserError
 from mmt.evaluation.test_sets import TestSet
 
-PIVOT = "en"
-FROM_PIVOT, INTO_PIVOT, OTHER = "en→xx", "xx→en", "other"
+ENGLISH = ("en", "eng", "eng_Latn", "en_XX")  # two or three letters, FLORES-200, mBART
+ALL, FROM_ENGLISH, INTO_ENGLISH, OTHER = "all", "en→xx", "xx→en", "other"
 DEFAULT_TIERS = Path("recipes/software50/langs.tsv")
 KEYWORDS = ("trained", "all", "en-xx", "xx-en", "zero-shot")
 
@@ -22,7 +22,7 @@ def split(direction: str) -> tuple[str, str]:
 def group(direction: str) -> str:
     """Return whether the direction goes out of English, into English, or neither."""
     source, target = split(direction)
-    return FROM_PIVOT if source == PIVOT else INTO_PIVOT if target == PIVOT else OTHER
+    return FROM_ENGLISH if source in ENGLISH else INTO_ENGLISH if target in ENGLISH else OTHER
 
 
 def choose_directions(
@@ -74,7 +74,7 @@ def _matches(word: str, direction: str, trained: Sequence[str]) -> bool:
         return True
     if word in ("trained", "zero-shot"):
         return (direction in trained) == (word == "trained")
-    return group(direction) == (FROM_PIVOT if word == "en-xx" else INTO_PIVOT)
+    return group(direction) == (FROM_ENGLISH if word == "en-xx" else INTO_ENGLISH)
 
 
 def read_tiers(path: Path) -> dict[str, str]:
@@ -100,6 +100,8 @@ def read_tiers(path: Path) -> dict[str, str]:
     for number, row in enumerate(rows[1:], start=2):
         if len(row) <= max(code, tier):
             raise UserError(f"--tiers {path}, line {number}: {len(row)} columns, but the first line has {len(header)}")
+        if row[tier] in (ALL, FROM_ENGLISH, INTO_ENGLISH, OTHER):
+            raise UserError(f"--tiers {path}, line {number}: no tier can be called {row[tier]}, as another average is")
     return {row[code]: row[tier] for row in rows[1:]}
 
 
@@ -127,4 +129,4 @@ def tier(direction: str, tiers: dict[str, str]) -> str | None:
     source, target = split(direction)
     if group(direction) == OTHER:
         return None
-    return tiers.get(target if source == PIVOT else source)
+    return tiers.get(target if source in ENGLISH else source)

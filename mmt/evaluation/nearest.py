@@ -1,9 +1,11 @@
 """Find the training sentence that is most similar to a query: TF-IDF over character n-grams, with sparse matrices.
 
-Letters of shapes: C characters of all texts together, N n-grams of all texts together, Q queries, R training sentences.
+Letters of shapes: C characters of all texts together, N n-grams of all texts together, Q queries, R training sentences
+of a part.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,8 @@ NUM_BUCKETS = 1 << 20
 # n-grams in more than this share of the sentences cost most of the time, and change next to nothing.
 MAX_SHARE = 0.2
 QUERIES_AT_ONCE = 64
+# What is searched at a time: 100 characters of a sentence take some 10 kB, so this about 2 GB.
+PART = 200_000
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -46,37 +50,54 @@ def _ngrams(texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np
     return keys_N // NUM_BUCKETS, keys_N % NUM_BUCKETS
 
 
-class NearestSentences:
-    """An index of training sentences.
+def nearest_sentences(
+    queries: Sequence[str], sentences: Sequence[str], *, part_size: int = PART
+) -> npt.NDArray[np.int64]:
+    """Return the number of the sentence with the highest cosine to each query ``(Q,)``; of equals, the first.
 
     Args:
-        sentences: the training side that queries are compared with.
+        queries: what is looked for.
+        sentences: the training side that it is compared with, one at least.
+        part_size: how many sentences are searched at a time, which takes the most memory.
     """
+    parts = [sentences[start : start + part_size] for start in range(0, len(sentences), part_size)]
 
-    def __init__(self, sentences: Sequence[str]) -> None:
-        text_N, bucket_N = _ngrams(sentences)
-        frequency = np.bincount(bucket_N, minlength=NUM_BUCKETS)
-        idf = np.log((1 + len(sentences)) / (1 + frequency)) + 1
-        self._idf = np.where(frequency <= max(MAX_SHARE * len(sentences), 1), idf, 0).astype(np.float32)
-        useful_N = self._idf[bucket_N] > 0
-        text_N, bucket_N = text_N[useful_N], bucket_N[useful_N]
-        weight_N = self._idf[bucket_N]
-        norm_R = np.sqrt(np.bincount(text_N, weights=weight_N.astype(np.float64) ** 2, minlength=len(sentences)))
-        weight_N = (weight_N / np.maximum(norm_R, 1e-9)[text_N]).astype(np.float32)
-        # One row for each n-gram: the sentences that have it.
-        self._index = csr_matrix((weight_N, (bucket_N, text_N)), shape=(NUM_BUCKETS, len(sentences)))
+    @lru_cache(maxsize=1)  # looked at twice, at once if there is one part
+    def ngrams(part: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        return _ngrams(parts[part])
 
-    def find(self, queries: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Return the number of the sentence with the highest cosine to each query ``(Q,)``; of equals, the first."""
-        found = [
-            self._find(queries[start : start + QUERIES_AT_ONCE]) for start in range(0, len(queries), QUERIES_AT_ONCE)
-        ]
-        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+    frequency = sum(np.bincount(ngrams(part)[1], minlength=NUM_BUCKETS) for part in range(len(parts)))
+    idf = np.log((1 + len(sentences)) / (1 + frequency)) + 1
+    idf = np.where(frequency <= max(MAX_SHARE * len(sentences), 1), idf, 0).astype(np.float32)
+    found_Q = np.zeros(len(queries), dtype=np.int64)
+    cosine_Q = np.full(len(queries), -1, dtype=np.float32)
+    for part in range(len(parts)):
+        index = _index(*ngrams(part), idf, len(parts[part]))
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            similarity_QR = _similarity(queries[start : start + QUERIES_AT_ONCE], index, idf)
+            best_Q, cosine = similarity_QR.argmax(axis=1), similarity_QR.max(axis=1)
+            here = slice(start, start + len(best_Q))
+            is_better_Q = cosine > cosine_Q[here]
+            found_Q[here] = np.where(is_better_Q, best_Q + part * part_size, found_Q[here])
+            cosine_Q[here] = np.where(is_better_Q, cosine, cosine_Q[here])
+    return found_Q
 
-    def _find(self, queries: Sequence[str]) -> npt.NDArray[np.int64]:
-        text_N, bucket_N = _ngrams(queries)
-        # The norm of the query does not change which sentence is nearest.
-        query_matrix = csr_matrix((self._idf[bucket_N], (text_N, bucket_N)), shape=(len(queries), NUM_BUCKETS))
-        query_matrix.eliminate_zeros()
-        similarity_QR = (query_matrix @ self._index).toarray()
-        return similarity_QR.argmax(axis=1)
+
+def _index(
+    text_N: npt.NDArray[np.int64], bucket_N: npt.NDArray[np.int64], idf: npt.NDArray[np.float32], num_texts: int
+) -> csr_matrix:
+    """Return the weights of all n-grams, ``(NUM_BUCKETS, R)``: one row for each n-gram, the sentences that have it."""
+    useful_N = idf[bucket_N] > 0
+    text_N, bucket_N = text_N[useful_N], bucket_N[useful_N]
+    weight_N = idf[bucket_N]
+    norm_R = np.sqrt(np.bincount(text_N, weights=weight_N.astype(np.float64) ** 2, minlength=num_texts))
+    weight_N = (weight_N / np.maximum(norm_R, 1e-9)[text_N]).astype(np.float32)
+    return csr_matrix((weight_N, (bucket_N, text_N)), shape=(NUM_BUCKETS, num_texts))
+
+
+def _similarity(queries: Sequence[str], index: csr_matrix, idf: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return cosines ``(Q, R)``, but for the norm of the query, which does not change which sentence is nearest."""
+    text_N, bucket_N = _ngrams(queries)
+    query_matrix = csr_matrix((idf[bucket_N], (text_N, bucket_N)), shape=(len(queries), NUM_BUCKETS))
+    query_matrix.eliminate_zeros()
+    return (query_matrix @ index).toarray()

@@ -98,12 +98,14 @@ class ResultsFolder:
     def _begin_or_go_on(
         path: Path, identity: Record, test_sets: dict[str, str], *, restart: bool
     ) -> tuple[Record, dict[tuple[str, str], Record]]:
-        if restart:
+        if restart and (path / RUN).is_file():
+            _read_run(path, any_format=True)  # ours
             # Scores first: without them a direction is not finished, whatever else a kill leaves here.
-            for name in (SCORES, SUMMARY, RUN):
+            for name in (SCORES, SUMMARY):
                 (path / name).unlink(missing_ok=True)
             shutil.rmtree(path / HYPOTHESES)
             (path / HYPOTHESES).mkdir()
+            (path / RUN).unlink()
         run: Record = {"format": FORMAT, "identity": identity, "test_sets": test_sets}
         records: dict[tuple[str, str], Record] = {}
         if (path / RUN).is_file():
@@ -187,13 +189,13 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _read_run(path: Path) -> Record:
+def _read_run(path: Path, *, any_format: bool = False) -> Record:
     try:
         run = json.loads((path / RUN).read_text(encoding="utf-8"))
-        found = run["format"]
+        found, _ = run["format"], run["identity"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path / RUN} cannot be read; throw the results away with --restart") from error
-    if found != FORMAT:
+        raise UserError(f"{path / RUN} is not a file of mmt evaluate; choose another --output") from error
+    if found != FORMAT and not any_format:
         raise UserError(f"{path / RUN} is of format {found}, but this version of mmt knows only {FORMAT}")
     return run
 

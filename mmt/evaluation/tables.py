@@ -5,11 +5,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from mmt.evaluation.directions import FROM_PIVOT, INTO_PIVOT, OTHER, group, split, tier
+from mmt.evaluation.directions import ALL, FROM_ENGLISH, INTO_ENGLISH, OTHER, group, split, tier
 from mmt.evaluation.results import Record
 from mmt.sacrebleu_metrics import METRIC_NAMES, METRICS
 
-ALL = "all"
 # For each system the scores by direction: {"model": {"en-de": {"bleu": 12.3, "chrf": 45.6}}}.
 SystemScores = Mapping[str, Mapping[str, Mapping[str, float]]]
 MISSING = ""
@@ -22,7 +21,7 @@ def groups(directions: Sequence[str], tiers: Mapping[str, str]) -> dict[str, lis
     English belong to none.
     """
     found: dict[str, list[str]] = {ALL: list(directions)}
-    for name in (FROM_PIVOT, INTO_PIVOT, OTHER):
+    for name in (FROM_ENGLISH, INTO_ENGLISH, OTHER):
         found[name] = [direction for direction in directions if group(direction) == name]
     for name in dict.fromkeys(tiers.values()):
         found[name] = [direction for direction in directions if tier(direction, dict(tiers)) == name]

@@ -40,8 +40,12 @@ class LoadedModel:
     vocabulary: Path
 
 
-def find_checkpoint(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path, option: str = "--model") -> Path:
     """Return the checkpoint file that ``path`` means: a file, or a run's folder with a best or a last checkpoint.
+
+    Args:
+        path: what the user has typed.
+        option: where.
 
     Raises:
         UserError: if there is none.
@@ -51,11 +55,11 @@ def find_checkpoint(path: str | Path) -> Path:
         for name in CHECKPOINT_NAMES:
             if (path / name).is_file():
                 return path / name
-        raise UserError(f"--model {path}: the folder holds neither {' nor '.join(CHECKPOINT_NAMES)}")
+        raise UserError(f"{option} {path}: the folder holds neither {' nor '.join(CHECKPOINT_NAMES)}")
     if not path.is_file():
-        raise UserError(f"--model {path}: no such file or folder")
+        raise UserError(f"{option} {path}: no such file or folder")
     if path.suffix == ".safetensors":
-        raise UserError(f"--model {path}: .safetensors is for other programs; mmt and fairseq read .pt")
+        raise UserError(f"{option} {path}: .safetensors is for other programs; mmt and fairseq read .pt")
     return path
 
 

@@ -1,5 +1,6 @@
 """Lines of text in, translations out, in the order of the input."""
 
+import math
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class DecodingOptions:
     def __post_init__(self) -> None:
         rules = [
             ("--beam", self.beam, self.beam >= 1, "at least 1"),
-            ("--max-len-a", self.max_len_a, self.max_len_a >= 0, "at least 0"),
+            ("--lenpen", self.lenpen, math.isfinite(self.lenpen), "a finite number"),
+            ("--max-len-a", self.max_len_a, 0 <= self.max_len_a < math.inf, "a finite number of at least 0"),
             ("--max-len-b", self.max_len_b, self.max_len_b >= 1, "at least 1"),
             ("--max-tokens", self.max_tokens, self.max_tokens >= 1, "at least 1"),
             ("--too-long", self.too_long, self.too_long in TOO_LONG_POLICIES, f"one of {', '.join(TOO_LONG_POLICIES)}"),
@@ -128,6 +130,15 @@ class Translator:
         has_pieces = any("\u2581" in symbol or symbol.endswith("@@") for symbol in self.task.source_dictionary.symbols)
         return has_pieces and self.task.sentencepiece is None
 
+    def check_direction(self, source: str, target: str, option: str) -> None:
+        """Raise a UserError that names ``option`` if the model knows only trained pairs, and this is none of them."""
+        cfg, direction, known = self.model.cfg, f"{source}-{target}", self.trained_directions
+        if cfg.moe_experts > 0 and cfg.moe_task_id == "pair" and direction not in known:
+            raise UserError(
+                f"{option}: a model with --moe-task-id pair translates trained pairs only, and {direction} is not one "
+                f"of them: {', '.join(known)}"
+            )
+
     def check_language(self, language: str, option: str) -> None:
         """Raise a UserError that names ``option`` and lists the languages if the model does not know ``language``."""
         if language not in self.task.langs:
@@ -184,9 +195,10 @@ class Translator:
     def _encode(self, line: str) -> list[int]:
         """Turn text into dictionary indices, without </s>; empty for a line without text."""
         spm, dictionary = self.task.sentencepiece, self.task.source_dictionary
+        if spm is None:
+            return [dictionary.index(piece) for piece in line.split()]
         # As the training text: SentencePiece's own table, made by data_prep, has no compositions of characters.
-        line = unicodedata.normalize("NFC", line)
-        pieces = spm.encode(line, out_type=str) if spm is not None else line.split()
+        pieces = spm.encode(unicodedata.normalize("NFC", line), out_type=str)
         return [dictionary.index(piece) for piece in pieces]
 
     def _translate_batch(self, sources: list[Tensor], target: str) -> list[tuple[str, float]]:

@@ -17,6 +17,7 @@ from mmt.models.config import MoETransformerConfig
 from mmt.planning.model import SPECIAL_SYMBOLS, PlannedModel, plan_model
 from mmt.planning.rank_memory import Layout
 from mmt.recipes import compose, recipe_folder
+from mmt.tasks.vocabulary_files import DICTIONARY, LANGUAGES
 
 DEFAULT_TOKENS, DEFAULT_VOCABULARY, DEFAULT_LANGUAGES = 4096, 128_000, 50
 
@@ -58,8 +59,8 @@ def from_architecture(name: str, overrides: Sequence[str], vocabulary: int | Non
         if not equals or option == key or option not in known:
             raise UserError(f"{override!r}: with --arch, options are model.KEY=VALUE, as in model.moe_experts=128")
         try:
-            values[option] = yaml.safe_load(value)
-            OmegaConf.merge(OmegaConf.structured(MoETransformerConfig), {option: values[option]})
+            given = {option: yaml.safe_load(value)}  # "1e-1" is a text to YAML
+            values[option] = OmegaConf.merge(OmegaConf.structured(MoETransformerConfig), given)[option]
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{override!r}: {str(error).splitlines()[0]}") from error
     model = plan_model(MoETransformerConfig(**values), vocabulary or DEFAULT_VOCABULARY, DEFAULT_LANGUAGES)
@@ -74,7 +75,7 @@ def from_recipe(name: str, overrides: Sequence[str], vocabulary: int | None) -> 
     """
     folder = recipe_folder(name)
     config = compose(folder, overrides)
-    languages = _num_languages(folder)
+    languages = _num_languages(folder, config.task.data)
     size = vocabulary or _vocabulary(folder, config.task.data, languages)
     parallel = {key: config.task[key] for key in ("expert_parallel_size", "tensor_parallel_size")}
     parallel.update(zero=config.task.zero, data_parallel_replicas=config.task.data_parallel_replicas)
@@ -111,7 +112,19 @@ def _recipe_data(folder: Path) -> dict[str, Any]:
     return {**_recipe_data(folder.parent / data["extends"]), **data}
 
 
-def _num_languages(folder: Path) -> int:
+def _preset(folder: Path, path: str) -> dict[str, Any]:
+    """Return what data.yaml says of the preset that ``data/RECIPE/PRESET/bin`` is made with."""
+    parts = Path(path).parts
+    return _recipe_data(folder).get("presets", {}).get(parts[2] if len(parts) == 4 else "", {})
+
+
+def _num_languages(folder: Path, path: str) -> int:
+    """Count the languages beside English: of prepared data; else those that data.yaml asks for."""
+    prepared = Path(path.split(":")[0]) / LANGUAGES
+    if prepared.is_file():
+        return len(prepared.read_text(encoding="utf-8").split()) - 1
+    if languages := _preset(folder, path).get("languages"):
+        return len(languages) - 1
     data = _recipe_data(folder)
     listed = data.get("folder", folder) / str(data.get("languages", ""))
     return len(listed.read_text(encoding="utf-8").splitlines()) - 2 if listed.is_file() else DEFAULT_LANGUAGES
@@ -119,12 +132,11 @@ def _num_languages(folder: Path) -> int:
 
 def _vocabulary(folder: Path, path: str, languages: int) -> int:
     """Count the words of prepared data; else take the size that data.yaml asks for."""
-    dictionary = Path(path.split(":")[0]) / "dict.txt"
+    dictionary = Path(path.split(":")[0]) / DICTIONARY
     if dictionary.is_file():
         words = dictionary.read_text(encoding="utf-8").count("\n")
         return words + SPECIAL_SYMBOLS + languages + 1
-    parts = Path(path).parts
-    preset = _recipe_data(folder).get("presets", {}).get(parts[2] if len(parts) == 4 else "", {})
+    preset = _preset(folder, path)
     if "vocab_size" not in preset:
         raise UserError(f"--vocabulary is needed: recipe {folder.name} has no {dictionary}, and no vocab_size for it")
     return preset["vocab_size"] + languages + 1

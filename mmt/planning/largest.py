@@ -67,7 +67,7 @@ def more_experts(model: PlannedModel, batch: Batch, cluster: Cluster, *, bf16: b
     def grow(layout: Layout) -> Callable[[int], PlannedModel]:
         return lambda size: model.with_experts(size * layout.mesh.experts)
 
-    return [_best(way, grow, batch, cluster, bf16) for way in ways(cluster)]
+    return [_best(way, grow, lambda _: 1, batch, cluster, bf16) for way in ways(cluster)]
 
 
 def wider(model: PlannedModel, batch: Batch, cluster: Cluster, *, bf16: bool = True) -> list[Largest]:
@@ -90,18 +90,28 @@ def wider(model: PlannedModel, batch: Batch, cluster: Cluster, *, bf16: bool = T
             )
         return made[size]
 
-    return [_best(way, lambda _: of_width, batch, cluster, bf16) for way in ways(cluster)]
+    # Heads are whole, and divided among the processes that split a layer.
+    return [
+        _best(way, lambda _: of_width, lambda layout: layout.mesh.tensors, batch, cluster, bf16)
+        for way in ways(cluster)
+    ]
 
 
 Grow = Callable[[int], PlannedModel]
 
 
-def _best(way: Way, grow: Callable[[Layout], Grow], batch: Batch, cluster: Cluster, bf16: bool) -> Largest:
-    found = [_largest(way, layout, grow(layout), batch, cluster, bf16) for layout in way.layouts]
+def _best(
+    way: Way, grow: Callable[[Layout], Grow], step: Callable[[Layout], int], batch: Batch, cluster: Cluster, bf16: bool
+) -> Largest:
+    found = [_largest(way, layout, grow(layout), step(layout), batch, cluster, bf16) for layout in way.layouts]
     return max(found, key=lambda largest: largest.model.num_parameters if largest.model else 0)
 
 
-def _largest(way: Way, layout: Layout, of_size: Grow, batch: Batch, cluster: Cluster, bf16: bool) -> Largest:
+def _largest(
+    way: Way, layout: Layout, of_size: Grow, step: int, batch: Batch, cluster: Cluster, bf16: bool
+) -> Largest:
+    """Find the largest multiple of ``step`` that fits."""
+
     def memory(size: int) -> RankMemory:
         found = rank_memory(of_size(size), layout, batch, bf16=bf16)
         return dataclasses.replace(found, gathered=0) if way.without_copies else found
@@ -109,10 +119,8 @@ def _largest(way: Way, layout: Layout, of_size: Grow, batch: Batch, cluster: Clu
     def does_fit(size: int) -> bool:
         return fits(memory(size), cluster)
 
-    if not does_fit(layout.mesh.tensors):
+    if not does_fit(step):
         return Largest(way.name, layout, None, None)
-    # Heads are whole, and divided among the processes that split a layer.
-    step = layout.mesh.tensors
     low, high = 1, 2
     while does_fit(high * step):
         low, high = high, 2 * high

@@ -48,15 +48,19 @@ def judge(
 def plans(
     model: PlannedModel, batch: Batch, cluster: Cluster, *, bf16: bool = True, update_freq: int = 1
 ) -> list[Plan]:
-    """Judge all layouts: those that fit first, fastest first; the rest by the memory that they want."""
+    """Judge all layouts: those that fit first, fastest first, of equals the one that sends least; the rest by the
+    memory that they want.
+    """
     judged = [
         judge(model, layout, batch, cluster, bf16=bf16, update_freq=update_freq) for layout in layouts(model, cluster)
     ]
     return sorted(judged, key=_order)
 
 
-def _order(plan: Plan) -> tuple[bool, float, int]:
-    return not plan.fits, -plan.words_per_s if plan.fits else 0.0, plan.memory.gpu
+def _order(plan: Plan) -> tuple[bool, float, int, int]:
+    if not plan.fits:
+        return True, 0.0, 0, plan.memory.gpu
+    return False, -plan.words_per_s, plan.layout.zero, plan.memory.gpu
 
 
 def layouts(model: PlannedModel, cluster: Cluster) -> Iterator[Layout]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from mmt.errors import UserError
+from mmt.files import check_folder
 from mmt.planning.activations import Batch
 from mmt.planning.cluster import Cluster
 from mmt.planning.model import PlannedModel
@@ -52,12 +53,13 @@ def check_plot(path: Path) -> None:
     """Look, before the work, whether a plot can be drawn.
 
     Raises:
-        UserError: if matplotlib is not installed, or the file's ending is none of its.
+        UserError: if matplotlib is not installed, the file's ending is none of its, or its folder is not there.
     """
     if find_spec("matplotlib") is None:
         raise UserError("--scaling needs matplotlib for its plot: pip install -e '.[report]'")
     if path.suffix not in PLOTS:
         raise UserError(f"--scaling {path}: must end in {' or '.join(PLOTS)}")
+    check_folder(f"--scaling {path}", path.parent)
 
 
 def draw_scaling(found: dict[int, Plan | None], path: Path) -> None:

@@ -133,6 +133,7 @@ def test_a_terminal_without_arrows_gets_the_table_all_the_same(results: dict[str
     [
         (["no/such", "{long}"], "no/such is not a folder of results of mmt evaluate (no run.json)"),
         (["{long}", "{long}", "--output", "no/such/file"], "--output no/such/file: there is no folder no/such"),
+        (["{long}", "{long}", "--seed", "-1"], "--seed must be at least 0, but is -1"),
         (["{long}", "{long}", "--samples", "5"], "--samples must be at least 40 for a 95% interval, but is 5"),
         (
             ["{long}", "{long}", "--test-set", "udhr=."],

@@ -2,8 +2,8 @@
 
 import json
 import os
-import shutil
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 
-from mmt.files import try_lock
+from mmt.files import sha256_of_file, try_lock
 from tests.cli.command import Finished, mmt, start_mmt, start_together
 from tests.evaluation.tiny_model import aligned_text, write_lines
 from tests.system.commands import ROUTINGS, train
@@ -150,13 +151,50 @@ def test_another_sentencepiece_model_is_another_evaluation(
     evaluated: tuple[Path, Finished], tiny: Path, tmp_path: Path
 ) -> None:
     results = Path(shutil.copytree(evaluated[0], tmp_path / "results"))
-    run = json.loads((results / "run.json").read_text())
-    run["identity"]["spm_sha256"] = "that of another file"
-    (results / "run.json").write_text(json.dumps(run))
+    data = Path(shutil.copytree(tiny / "bin", tmp_path / "bin"))
+    other_text = iter(aligned_text(50, seed=9)["en"])
+    options = {"vocab_size": 300, "byte_fallback": True, "hard_vocab_limit": False, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=other_text, model_prefix=data / "spm", **options)
 
-    refused = mmt("evaluate", "--model", tiny / "run" / "checkpoint_last.pt", "--output", results, *QUICK)
+    refused = mmt("evaluate", "--model", tiny / "run", "--data", data, "--output", results, *QUICK)
 
-    assert "another evaluation: spm_sha256 that of another file (now" in refused.error_line()
+    was, now = (sha256_of_file(folder / "spm.model") for folder in (tiny / "bin", data))
+    assert f"another evaluation: spm_sha256 {was} (now {now})" in refused.error_line()
+
+
+def test_restart_throws_away_nothing_of_others(tiny: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    (results / "hypotheses").mkdir(parents=True)
+    (results / "hypotheses" / "mine").write_text("mine")
+    (results / "run.json").write_text('{"by": "another program"}')
+
+    line = mmt("evaluate", tiny / "run", "--output", results, "--restart", *QUICK).error_line()
+
+    assert line == f"mmt: error: {results / 'run.json'} is not a file of mmt evaluate; choose another --output"
+    assert (results / "hypotheses" / "mine").read_text() == "mine"
+
+
+def test_training_text_that_is_wrong_is_refused_before_anything_is_translated(tiny: Path, tmp_path: Path) -> None:
+    text = Path(shutil.copytree(tiny / "text", tmp_path / "text"))
+    with (text / "train.en-de.de").open("a") as file:
+        file.write("one line more\n")
+
+    line = mmt("evaluate", tiny / "run", "--output", tmp_path / "results", "--train-text", text, *QUICK).error_line()
+
+    assert "--train-text: " in line and " lines, but " in line
+    assert not (tmp_path / "results" / "scores.jsonl").exists()
+
+
+def test_sources_that_are_cut_are_counted(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "long"
+    folder.mkdir()
+    write_lines(folder / "test.en", ["open the window " * 2000, "open"])
+    write_lines(folder / "test.de", ["öffne das fenster", "öffne"])
+
+    options = ["--test-set", folder, "--directions", "en-de", "--no-baselines", *QUICK]
+    finished = mmt("evaluate", tiny / "run", "--output", tmp_path / "results", *options)
+
+    assert "\nSources with more pieces than the model takes, cut: en-de 1\n" in finished.stdout, finished.stderr
 
 
 def test_a_model_without_its_sentencepiece_model_is_not_scored_in_pieces_of_words(tiny: Path, tmp_path: Path) -> None:
@@ -170,6 +208,22 @@ def test_a_model_without_its_sentencepiece_model_is_not_scored_in_pieces_of_word
     assert f"its dictionary has pieces of words, but there is no spm.model in {data}; put it" in refused.error_line()
     pieces = f"there is no spm.model in {data}: text must be cut into the dictionary's pieces already"
     assert (translated.returncode, translated.stderr) == (0, f"mmt translate: {pieces}\n")
+
+
+def test_a_direction_that_a_model_of_pairs_does_not_know_is_refused_before_anything_is_translated(
+    tiny: Path, tmp_path: Path
+) -> None:
+    pair = ["--decoder-routing", "task", "--moe-task-id", "pair", "--max-update", "1", "--disable-validation"]
+    train(tiny / "bin", tmp_path / "run", *ROUTINGS["token"], *pair)
+    options = ["--test-set", tiny / "multi", "--no-baselines", *QUICK]
+
+    evaluated = mmt("evaluate", tmp_path / "run", "--directions", "all", *options).error_line()
+    translated = mmt("translate", "--model", tmp_path / "run", "--from", "de", "--to", "ru", stdin=b"a\n").error_line()
+
+    rule = "a model with --moe-task-id pair translates trained pairs only, and de-ru is not one of them: en-de, "
+    assert evaluated.startswith(f"mmt: error: --directions all: {rule}")
+    assert translated.startswith(f"mmt: error: --to: {rule}")
+    assert not (tmp_path / "run" / "results").exists()
 
 
 def test_a_model_of_words_is_scored_without_a_sentencepiece_model(toy_data: Path, tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ import signal
 import subprocess
 
 import pytest
+import torch
 
 from mmt.cli import main as dispatcher
 from mmt.errors import UserError
 from tests.cli.command import mmt, start_mmt
+
+
+OUT_OF_MEMORY = "mmt: error: out of memory; a smaller batch needs less: "
 
 
 @pytest.mark.parametrize("verb", dispatcher.VERBS)
@@ -53,6 +57,9 @@ def test_a_wrong_command_line_is_one_line_that_names_what_is_wrong(arguments: li
         (UserError("--beam must be at least 1, but is 0"), 2, "mmt: error: --beam must be at least 1, but is 0\n"),
         (OSError(28, "No space left on device", "out.de"), 1, "mmt: error: No space left on device: out.de\n"),
         (KeyboardInterrupt(), 130, ""),
+        (torch.OutOfMemoryError("CUDA out of memory."), 1, f"{OUT_OF_MEMORY}CUDA out of memory.\n"),
+        (RuntimeError("can't allocate memory: 9 bytes"), 1, f"{OUT_OF_MEMORY}can't allocate memory: 9 bytes\n"),
+        (MemoryError(), 1, f"{OUT_OF_MEMORY}MemoryError\n"),
     ],
 )
 def test_errors_become_exit_codes(
@@ -65,6 +72,16 @@ def test_errors_become_exit_codes(
 
     assert dispatcher.main(["translate"]) == code
     assert capsys.readouterr().err == message
+
+
+def test_other_errors_of_torch_are_not_taken_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(dispatcher, "_run", fail)
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        dispatcher.main(["translate"])
 
 
 def test_a_reader_that_goes_away_ends_the_command_without_a_traceback() -> None:

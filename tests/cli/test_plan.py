@@ -15,14 +15,22 @@ def test_a_plan_shows_memory_time_and_the_options_to_use() -> None:
 
     assert finished.returncode == 0, finished.stderr
     assert "10.155B parameters" in finished.stdout
-    assert re.search(r"The fastest: --expert-parallel-size 8 --zero \d", finished.stdout)
+    assert re.search(r"The fastest: --expert-parallel-size 8 --zero 1\n", finished.stdout)
     assert "The recipe's own mesh, 8 experts, zero 2, fits" in finished.stdout
+
+
+def test_options_may_stand_on_both_sides_of_overrides() -> None:
+    finished = mmt(*ZCODE, "model.dropout=1e-1", "--cluster", "a100x8", "model.moe_experts=32", "--top", "1")
+
+    assert finished.returncode == 0, finished.stderr
+    assert "32 experts" in finished.stdout
 
 
 def test_a_model_that_fits_nowhere_is_said_to() -> None:
     finished = mmt(*ZCODE, "--cluster", "t4")
 
     assert finished.returncode == 0
+    assert "those that want least" in finished.stdout
     assert "Nothing fits." in finished.stdout
 
 
@@ -36,7 +44,6 @@ def test_the_largest_models_come_with_the_reasons() -> None:
 
 
 def test_scaling_is_a_table_and_a_plot(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     (tmp_path / "small.yaml").write_text(
         (REPOSITORY / "mmt/planning/clusters/h100x64.yaml").read_text(encoding="utf-8"), encoding="utf-8"
     )
@@ -61,6 +68,7 @@ def test_scaling_is_a_table_and_a_plot(tmp_path: Path) -> None:
         ([*ZCODE, "--cluster", "t4", "model.moe_top_k=99"], "--moe-top-k must be between 1 and --moe-experts (64)"),
         ([*ZCODE, "--cluster", "t4", "--largest", "model.moe_experts=0"], "--largest grows the experts"),
         ([*ZCODE, "--cluster", "t4", "model.moe_experts=many"], "'model.moe_experts=many': Value 'many'"),
+        ([*ZCODE, "--cluster", "t4", "--scaling", "no/plot.svg"], "--scaling no/plot.svg: there is no folder no"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_option(arguments: list[str], message: str) -> None:

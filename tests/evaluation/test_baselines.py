@@ -10,7 +10,7 @@ import pytest
 from mmt.errors import UserError
 from mmt.evaluation import baselines as baselines_module
 from mmt.evaluation.baselines import Baselines
-from mmt.evaluation.nearest import NearestSentences
+from mmt.evaluation.nearest import nearest_sentences
 from mmt.evaluation.scores import score
 from tests.evaluation.tiny_model import aligned_text, write_lines
 
@@ -40,7 +40,8 @@ TRAIN = [
     ],
 )
 def test_the_nearest_sentence_shares_most_rare_character_ngrams(query: str, expected: int) -> None:
-    assert NearestSentences(TRAIN).find([query]).tolist() == [expected]
+    assert nearest_sentences([query], TRAIN).tolist() == [expected]
+    assert nearest_sentences([query], TRAIN, part_size=3).tolist() == [expected]
 
 
 def test_every_training_sentence_is_nearest_to_itself() -> None:
@@ -52,7 +53,8 @@ def test_every_training_sentence_is_nearest_to_itself() -> None:
         }
     )
 
-    np.testing.assert_array_equal(NearestSentences(sentences).find(sentences), np.arange(len(sentences)))
+    np.testing.assert_array_equal(nearest_sentences(sentences, sentences), np.arange(len(sentences)))
+    np.testing.assert_array_equal(nearest_sentences(sentences, sentences, part_size=70), np.arange(len(sentences)))
 
 
 def test_the_nearest_sentence_is_the_one_with_the_highest_cosine() -> None:
@@ -76,7 +78,7 @@ def test_the_nearest_sentence_is_the_one_with_the_highest_cosine() -> None:
         norm = np.sqrt(sum(weight[gram] ** 2 for gram in document)) or 1.0
         return sum(weight[gram] ** 2 for gram in ngrams(query) & document) / norm
 
-    found = NearestSentences(sentences).find(queries)
+    found = nearest_sentences(queries, sentences)
 
     for query, row in zip(queries, found, strict=True):
         best = max(cosine(query, document) for document in documents)
@@ -126,7 +128,9 @@ def test_scores_are_kept_until_the_text_changes(
     first = Baselines(cache, train_text).nearest_sentence(test["en"], test["de"], "en-de", "x")
     searches = []
     monkeypatch.setattr(
-        baselines_module, "NearestSentences", lambda lines: searches.append(len(lines)) or NearestSentences(lines)
+        baselines_module,
+        "nearest_sentences",
+        lambda queries, lines: searches.append(len(lines)) or nearest_sentences(queries, lines),
     )
 
     assert Baselines(cache, train_text).nearest_sentence(test["en"], test["de"], "en-de", "x") == first

@@ -186,6 +186,9 @@ def test_a_direction_belongs_to_a_group_and_to_the_tier_of_the_language_beside_e
 
     assert [group(direction) for direction in ("en-de", "de-en", "de-sw")] == ["en→xx", "xx→en", "other"]
     assert [tier(direction, tiers) for direction in ("en-de", "sw-en", "de-sw", "en-fr")] == ["high", "low", None, None]
+    # As FLORES-200 and mBART call English.
+    assert [group(direction) for direction in ("eng_Latn-deu_Latn", "de_DE-en_XX")] == ["en→xx", "xx→en"]
+    assert tier("eng_Latn-deu_Latn", {"deu_Latn": "high"}) == "high"
 
 
 def test_tiers_are_read_by_the_names_of_columns(tmp_path: Path) -> None:
@@ -201,6 +204,7 @@ def test_tiers_are_read_by_the_names_of_columns(tmp_path: Path) -> None:
         ("code\tsize\nde\t1\n", "the first line must name tab-separated columns, among them code and tier"),
         ("", "the first line must name tab-separated columns"),
         ("code\ttier\nde\n", "line 2: 1 columns, but the first line has 2"),
+        ("code\ttier\nde\tother\n", "line 2: no tier can be called other, as another average is"),
     ],
 )
 def test_a_bad_table_of_tiers_is_named(content: str, message: str, tmp_path: Path) -> None:

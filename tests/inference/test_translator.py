@@ -98,6 +98,16 @@ def test_characters_typed_in_two_parts_are_those_of_the_training_text(translator
     assert translated[0] == translated[1]
 
 
+def test_words_of_a_dictionary_without_a_sentencepiece_model_are_looked_up_as_they_are(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = unicodedata.normalize("NFD", "é क़")
+    monkeypatch.setitem(translator.task.__dict__, "sentencepiece", None)
+    monkeypatch.setattr(translator.task.source_dictionary, "index", lambda word: word)
+
+    assert translator._encode(text) == text.split()
+
+
 def test_endless_input_is_translated_window_by_window(translator: Translator) -> None:
     taken = []
 

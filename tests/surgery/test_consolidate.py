@@ -61,6 +61,11 @@ def test_a_wrong_output_is_one_line(output: str, message: str, run_of_two: Path,
     assert message in mmt("consolidate", run_of_two, "--output", tmp_path / output).error_line()
 
 
+def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    line = mmt("consolidate", tmp_path / "nowhere", "--output", tmp_path / "one.pt").error_line()
+    assert line == f"mmt: error: MODEL {tmp_path / 'nowhere'}: no such file or folder"
+
+
 def test_fairseq_translates_with_shards_as_with_one_file(run_of_two: Path, toy_data: Path, tmp_path: Path) -> None:
     assert mmt("consolidate", run_of_two, "--output", tmp_path / "one.pt").returncode == 0
     translations = []
