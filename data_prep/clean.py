@@ -22,7 +22,7 @@ from data_prep.recipe import PIVOT, Language, Source
 from data_prep.steps import Unit, add_counts, in_processes
 
 logger = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ def _clean_pair(job: CleanJob, output: Path) -> dict[str, Any]:
             if pieces is None:
                 add_counts(counts, {"paragraphs_differ": 1})
                 continue
-            counts["further_paragraphs"] = counts.get("further_paragraphs", 0) + len(pieces) - 1
+            add_counts(counts, {"further_paragraphs": len(pieces) - 1})
             for pair in pieces:
                 fault = "duplicate" if pair in seen else job.rules.fault(*pair)
                 if fault:
-                    counts[fault] = counts.get(fault, 0) + 1
+                    add_counts(counts, {fault: 1})
                 else:
                     seen.add(pair)
                     kept.append((*pair, source.name))

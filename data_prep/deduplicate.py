@@ -51,7 +51,7 @@ def merge_variants(rows: Iterable[Row], priority: tuple[str, ...], counts: dict[
     rank = {name: i for i, name in enumerate(priority)}
     translations: dict[str, dict[str, set[str]]] = {}
     for text, translation, source in rows:
-        counts["read"] = counts.get("read", 0) + 1
+        add_counts(counts, {"read": 1})
         translations.setdefault(text, {}).setdefault(translation, set()).add(source)
     best = []
     for text, variants in translations.items():
@@ -61,7 +61,7 @@ def merge_variants(rows: Iterable[Row], priority: tuple[str, ...], counts: dict[
 
         translation, sources = min(variants.items(), key=trust)
         best.append((text, translation, min(sources, key=lambda s: (rank.get(s, len(rank)), s))))
-        counts["variant"] = counts.get("variant", 0) + len(variants) - 1
+        add_counts(counts, {"variant": len(variants) - 1})
     counts["repeated"] = counts.get("read", 0) - len(best) - counts.get("variant", 0)
     return best
 
@@ -70,7 +70,7 @@ def merge_repeats(rows: Iterable[Row], counts: dict[str, int]) -> list[Row]:
     """Keep every different pair once, in order: for users' own text, whose variants are theirs to choose."""
     unique: dict[tuple[str, str], str] = {}
     for text, translation, source in rows:
-        counts["read"] = counts.get("read", 0) + 1
+        add_counts(counts, {"read": 1})
         unique.setdefault((text, translation), source)
     counts["repeated"] = counts.get("read", 0) - len(unique)
     return [(*pair, source) for pair, source in unique.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from data_prep.archives import read_members
@@ -12,10 +13,13 @@ from data_prep.lines import read_lines
 from data_prep.normalise import normalise
 from data_prep.recipe import REPOSITORY
 from data_prep.steps import Unit
+from data_prep.text_files import folders_below, parse_name
 
 VERSION = 1
 PACKED = REPOSITORY / "evalsets"
 DEFAULT_OUTPUT = REPOSITORY / "data" / "evalsets"
+# What lies beside the sentences of an evaluation set; ids.txt says where those of the frozen set come from.
+_NO_SENTENCES = ("README*", "NOTICE*", "LICEN[CS]E*", "*.json", "*.md", "ids.txt")
 
 
 def check_hash(archive: Path) -> str:
@@ -53,16 +57,33 @@ def _unpack(archive: Path, folder: Path) -> dict[str, int]:
 
 
 def held_out_files(folders: list[Path]) -> list[Path]:
-    """All text files ``<set>.<lang>`` below the folders; a :class:`DataError` if there are none."""
+    """All text files below the folders, ``<set>.<language>`` or ``<set>.<pair>.<language>``, linked ones too.
+
+    A file of another name is a :class:`DataError`: nobody would see that its sentences stay in training.
+    """
     files: dict[Path, None] = {}  # a folder may be named twice, or lie in another
     for folder in folders:
         found = [
-            p for p in sorted(folder.rglob("*.*")) if p.is_file() and not p.name.endswith((".json", ".txt", ".md"))
+            path / name
+            for path, names in folders_below(folder)
+            for name in names
+            if not any(fnmatchcase(name, pattern) for pattern in _NO_SENTENCES)
         ]
         if not found:
             raise DataError(f"no files <name>.<language> in {folder}")
+        for path in found:
+            if parse_name(path.name) is None:
+                raise DataError(
+                    f"{path}: a file of an evaluation set must be plain text called <set>.<language> or "
+                    f"<set>.<pair>.<language>, like test.de or test.en-de.de; rename it, or move it out of {folder}"
+                )
         files.update(dict.fromkeys(found))
     return list(files)
+
+
+def linked_folders(folders: list[Path]) -> list[Path]:
+    """The linked folders below the folders: inputs of their own, since a folder's fingerprint stops at them."""
+    return [path for folder in folders for path, _ in folders_below(folder) if path != folder and path.is_symlink()]
 
 
 def read_held_out(folders: list[Path]) -> list[str]:

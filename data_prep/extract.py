@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from data_prep.options import add_common_options, add_recipe_options, chosen_rec
 from data_prep.pairs import pair_name, write_rows
 from data_prep.recipe import PIVOT, Language, Source
 from data_prep.source_readers import Messages
-from data_prep.steps import Unit, add_counts, in_processes
+from data_prep.steps import Unit, add_counts, in_processes, withdraw
 
 logger = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
+# U+FFFD stands for bytes that are no text in their character set; a lone surrogate ("\ud83d" in JSON) is no character.
+_INVALID = re.compile("[\ufffd\ud800-\udfff]")
 
 READERS: dict[str, Callable[[Source, list[Path], list[Language], dict[str, int]], Iterator[Messages]]] = {
     "mo": source_readers.read_catalogs,
@@ -57,7 +60,7 @@ def _extract(job: ExtractJob, folder: Path) -> dict[str, Any]:
                 add_counts(counts, {"untranslated": 1})
             elif "\0" in source or "\0" in target:
                 add_counts(counts, {"nul_byte": 1})
-            elif "\ufffd" in source or "\ufffd" in target:  # stands for bytes that are not UTF-8
+            elif _INVALID.search(source) or _INVALID.search(target):
                 add_counts(counts, {"invalid_utf8": 1})
             else:
                 into.append((source, target))
@@ -78,6 +81,7 @@ def extract(
         archives = source_readers.archives_of(source, downloads)
         if not archives:
             logger.warning("extract: %s is left out, none of its packages is in %s", source.name, downloads)
+            withdraw("extract", output / source.name)  # what it gave when they were there
             continue
         options = {
             "kind": source.kind,

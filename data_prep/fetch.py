@@ -31,6 +31,7 @@ TRIES = 3
 WAIT_SECONDS = 3
 
 Entry = dict[str, Any]
+Wanted = tuple[Source, str]  # where a package belongs, and its name
 
 
 class Fetcher:
@@ -131,7 +132,7 @@ class Fetcher:
             self._apt = apt
         return self._apt
 
-    def fetch_packages(self, wanted: list[tuple[Source, str]]) -> None:
+    def fetch_packages(self, wanted: list[Wanted]) -> None:
         """Fetch Debian packages, all at once."""
         offered = self.apt().offered([package for _, package in wanted])
         for _, package in wanted:
@@ -194,6 +195,24 @@ def _retried(work: Callable[[], Any]) -> Any:
             time.sleep(WAIT_SECONDS * (attempt + 1))
 
 
+def _without_apt(fetcher: Fetcher, sources: list[Source], wanted: list[Wanted]) -> list[Wanted]:
+    """What is left to fetch: nothing with apt where that fails, but other packages of the sources are there.
+
+    The packages are then named as missing. One that is never offered would else make every later run need the network.
+    """
+    of_apt = [(source, package) for source, package in wanted if source.registry in {"apt", "apt-descriptions"}]
+    if not of_apt:
+        return wanted
+    try:
+        fetcher.apt()
+    except DataError as error:
+        if not any(entry["source"] in {source.name for source in sources} for entry in fetcher.entries):
+            raise
+        fetcher.missing |= {package: str(error) for _, package in of_apt}
+        return [item for item in wanted if item not in of_apt]
+    return wanted
+
+
 def read_versions(recipe: Recipe) -> dict[tuple[str, str], str]:
     """``versions.tsv`` of the recipe and of those that it extends: hashes of packages, by name and version."""
     recorded = {}
@@ -214,6 +233,7 @@ def fetch(recipe: Recipe, sources: list[Source], output: Path, locales: list[str
     fetcher = Fetcher(output, read_versions(recipe), locales)
     wanted = [(s, p) for s in sources for p in s.packages if not fetcher.has(s, p)]
     try:
+        wanted = _without_apt(fetcher, sources, wanted)
         if debian := [(s, p) for s, p in wanted if s.registry == "apt"]:
             fetcher.fetch_packages(debian)
         for source, package in wanted:

@@ -39,16 +39,15 @@ def move_into_place(temporary: Path, final: Path) -> None:
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
                 _sync(file)
+        old = final.with_name(f".{final.name}.old")
+        remove(old)  # there is one if a process was killed between the next two lines
         if final.exists():  # a folder cannot replace a folder that holds files
-            old = final.with_name(f".{final.name}.old")
-            remove(old)
             os.replace(final, old)
-            os.replace(temporary, final)
-            remove(old)
-            return
+        os.replace(temporary, final)
+        remove(old)
     else:
         _sync(temporary)
-    os.replace(temporary, final)
+        os.replace(temporary, final)
 
 
 @contextmanager

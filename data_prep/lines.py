@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.errors import DataError
+from data_prep.steps import add_counts
 
 # Far beyond any sentence; a longer line is data of another kind, and is skipped without being held in memory.
 MAX_LINE_CHARACTERS = 10_000
 _READ_BYTES = 4 * MAX_LINE_CHARACTERS + 2
-
-BAD_KINDS = ("empty", "invalid_utf8", "nul_byte", "line_too_long")
 
 
 def check_line(raw: bytes) -> tuple[str | None, str]:
@@ -69,7 +68,7 @@ def read_lines(path: Path, counts: dict[str, int]) -> Iterator[str | None]:
     """Yield every line of ``path``, None for a bad one, which is counted in ``counts`` by kind."""
     for text, fault in _checked_lines(path):
         if fault:
-            counts[fault] = counts.get(fault, 0) + 1
+            add_counts(counts, {fault: 1})
         yield text
 
 
@@ -103,5 +102,4 @@ def read_aligned(first: Path, second: Path, counts: dict[str, int]) -> Iterator[
         if left is not None and right is not None:
             yield left, right
         else:
-            fault = left_fault or right_fault
-            counts[fault] = counts.get(fault, 0) + 1
+            add_counts(counts, {left_fault or right_fault: 1})

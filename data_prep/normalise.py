@@ -41,9 +41,10 @@ _MANY_SPACES = re.compile(r" {2,}")
 
 def normalise(text: str) -> str:
     """NFC, one kind of space, single spaces, nothing invisible, no space at the ends."""
-    text = unicodedata.normalize("NFC", text)
     if _IN_TABLE.search(text):
         text = text.translate(CHARACTER_TABLE)
+    # After the table: what it removes may stand between a letter and its accent.
+    text = unicodedata.normalize("NFC", text)
     return _MANY_SPACES.sub(" ", text).strip(" ")
 
 

@@ -1,8 +1,9 @@
 """Take in users' own text: a folder of ``train.en-de.{en,de}`` files (``valid.*`` and ``test.*`` optional), or a table.
 
 Writes ``<output>/train/en-de.tsv`` and, where there are such files,
-``<output>/{valid,test}/{valid,test}.en-de.{en,de}``. Only lines that cannot be used are dropped, and counted by kind;
-the rest is the user's choice.
+``<output>/{valid,test}/{valid,test}.en-de.{en,de}``, or ``{valid,test}.{en,de}`` as they are. Only lines that cannot be
+used are dropped, and counted by kind; the rest is the user's choice. ``<output>/held_out`` has every line of the
+validation and test files that can be read, used or not: none of them may be trained on.
 """
 
 from __future__ import annotations
@@ -11,55 +12,104 @@ import argparse
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_prep.errors import DataError, run_program
-from data_prep.lines import check_equal_length, read_aligned
+from data_prep.lines import check_equal_length, read_aligned, read_lines
 from data_prep.normalise import normalise
 from data_prep.pair_rules import Rules
 from data_prep.pairs import pair_name, write_rows
 from data_prep.readers.table import read_table
 from data_prep.recipe import PIVOT, check_code
-from data_prep.steps import Unit, add_counts
+from data_prep.steps import Unit, add_counts, stats_path
+from data_prep.text_files import parse_name
 
-VERSION = 1
+VERSION = 2
 TABLE_ENDINGS = (".tsv", ".tsv.gz", ".tsv.xz", ".txt")
-_FILE = re.compile(r"(train|valid|test)\.([^.]+)-([^.]+)\.([^.]+)")
+NAMES = "<train|valid|test>.xx-yy.xx or <valid|test>.xx"
+_PAIR_FILE = re.compile(r"(train|valid|test)\.([^.]+)-([^.]+)\.([^.]+)")
 
-# What an ignored file may look like that was meant to be text in two languages.
+# What an ignored file may look like that was meant to be text; in a folder of the folder only the first kind.
+_LOOKS_MEANT = re.compile(r"(train|valid|dev|test)\..+")
 _LOOKS_ALIGNED = re.compile(r".+\.[^.-]+-[^.-]+\.[^.]+(\.(gz|xz|bz2|zip))?")
+_MOST_NAMED = 20
 
 Texts = tuple[str, str, str, Iterator[tuple[str, str]]]  # set, source language, target language, pairs
 
 
+class OwnFiles(NamedTuple):
+    """The text files of a folder: ``pairs["train", "en", "de"]["en"]`` and ``multi_way["test"]["en"]`` are paths."""
+
+    pairs: dict[tuple[str, str, str], dict[str, Path]]
+    multi_way: dict[str, dict[str, Path]]
+
+    def paths(self, *, train: bool = True) -> list[Path]:
+        """All files, or all but those to train on."""
+        of_pairs = [by_language for (name, *_), by_language in self.pairs.items() if train or name != "train"]
+        return [path for by_language in (*of_pairs, *self.multi_way.values()) for path in by_language.values()]
+
+
+def _multi_way_name(name: str) -> tuple[str, str] | None:
+    """``("test", "de")`` for ``test.de``; None for other names."""
+    parsed = parse_name(name)
+    return (parsed.set, parsed.language) if parsed and not parsed.pair and parsed.set in ("valid", "test") else None
+
+
 def ignored_files(folder: Path) -> list[str]:
-    """Names of files that look like aligned text, but are not called as :func:`read_folder` wants them."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    return [name for name in names if _LOOKS_ALIGNED.fullmatch(name) and not _FILE.fullmatch(name)]
+    """Names of files that were meant to be text, as it seems, but are not called as :func:`find_files` wants them."""
+    ignored = [
+        path
+        for path in folder.iterdir()
+        if path.is_file()
+        and (_LOOKS_MEANT.fullmatch(path.name) or _LOOKS_ALIGNED.fullmatch(path.name))
+        and not (_PAIR_FILE.fullmatch(path.name) or _multi_way_name(path.name))
+    ]
+    for path in folder.glob("*/*"):
+        of_a_step = path.parent.name.startswith(".") or stats_path(path.parent).is_file()
+        if not of_a_step and _LOOKS_MEANT.fullmatch(path.name) and path.is_file():
+            ignored.append(path)
+    return sorted(str(path.relative_to(folder)) for path in ignored)
 
 
-def _folder_files(folder: Path) -> dict[tuple[str, str, str], dict[str, Path]]:
-    found: dict[tuple[str, str, str], dict[str, Path]] = {}
+def tell_ignored(source: Path) -> str:
+    """What to say about the ignored files of a folder; nothing if there are none, or of a table."""
+    names = ignored_files(source) if source.is_dir() else []
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"not read, since their names are not {NAMES}: {', '.join(names[:_MOST_NAMED])}{more}" if names else ""
+
+
+def find_files(folder: Path) -> OwnFiles:
+    """The text files of a folder, by their names; a :class:`DataError` if nothing can be trained with them."""
+    found = OwnFiles({}, {})
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        match = _FILE.fullmatch(path.name)
-        if match is None:
-            continue
-        name, source, target, language = match.groups()
-        for code in (source, target, language):
-            check_code(code, str(path))
-        if source == target or language not in (source, target):
-            raise DataError(f"{path}: must be named <train|valid|test>.<source>-<target>.<source or target>")
-        found.setdefault((name, source, target), {})[language] = path
-    if not any(name == "train" for name, _, _ in found):
+        if match := _PAIR_FILE.fullmatch(path.name):
+            name, source, target, language = match.groups()
+            for code in (source, target, language):
+                check_code(code, str(path))
+            if source == target or language not in (source, target):
+                raise DataError(f"{path}: must be named <train|valid|test>.<source>-<target>.<source or target>")
+            found.pairs.setdefault((name, source, target), {})[language] = path
+        elif multi_way := _multi_way_name(path.name):
+            found.multi_way.setdefault(multi_way[0], {})[multi_way[1]] = path
+    trained = [{source, target} for name, source, target in found.pairs if name == "train"]
+    if not trained:
         raise DataError(
             f"--input: no files train.<source>-<target>.<language>, like train.en-de.en and train.en-de.de, in {folder}"
         )
+    for name, files in found.multi_way.items():
+        if len(files) < 2:
+            raise DataError(f"{min(files.values())}: the only file {name}.<language>; a test needs two languages")
+        if name == "valid" and not any(pair <= files.keys() for pair in trained):
+            raise DataError(
+                f"{folder}: has valid.<language> in {', '.join(files)}, but no training text of any two of these; name "
+                "the files of another pair valid.<source>-<target>.<language>"
+            )
     return found
 
 
 def read_folder(folder: Path, counts: dict[str, dict[str, int]]) -> Iterator[Texts]:
-    """The aligned files of a folder; counts go to ``counts["train.en-de"]``."""
-    files = _folder_files(folder)
+    """The files in pairs of a folder; counts go to ``counts["train.en-de"]``."""
+    files = find_files(folder).pairs
     for (name, source, target), by_language in files.items():
         for language in (source, target):
             if language not in by_language:
@@ -96,16 +146,21 @@ def take_in(source: Path, output: Path, languages: list[str] | None) -> dict[str
         raise DataError(f"--input: no such file or folder: {source}")
     if source.is_file() and not source.name.endswith(TABLE_ENDINGS):
         raise DataError(f"--input: a table must end in {', '.join(TABLE_ENDINGS)}, but is {source.name}")
-    # Not the folder itself: it may be the one that all data is written below.
-    files = [source] if source.is_file() else [p for found in _folder_files(source).values() for p in found.values()]
-    unit = Unit("own_text", VERSION, output, {"languages": languages}, files)
-    return unit.make(lambda temporary: _take_in(source, temporary, languages))
+    try:
+        # Not the folder itself: it may be the one that all data is written below.
+        files = [source] if source.is_file() else find_files(source).paths()
+        unit = Unit("own_text", VERSION, output, {"languages": languages}, files)
+        return unit.make(lambda temporary: _take_in(source, temporary, languages))
+    except DataError as error:
+        ignored = tell_ignored(source)  # most likely the reason
+        raise DataError(f"{error}; {ignored}" if ignored else str(error)) from None
 
 
 def _take_in(source: Path, output: Path, languages: list[str] | None) -> dict[str, Any]:
     counts: dict[str, dict[str, int]] = {}
     rules = Rules(script="", catalog=False)
-    seen: set[str] = set()
+    files = find_files(source) if source.is_dir() else OwnFiles({}, {})
+    seen = {language for by_language in files.multi_way.values() for language in by_language}
     for name, first, second, pairs in (read_folder if source.is_dir() else read_table_pairs)(source, counts):
         seen |= {first, second}
         if languages is not None and not {first, second} <= set(languages):
@@ -121,18 +176,22 @@ def _take_in(source: Path, output: Path, languages: list[str] | None) -> dict[st
             write_rows(output / name / f"{pair}.tsv", ((*row, "own") for row in rows))
         else:
             for side, language in enumerate((first, second)):
-                text = "".join(row[side] + "\n" for row in rows)
-                (output / name / f"{name}.{pair}.{language}").write_text(text, encoding="utf-8")
+                _write(output / name / f"{name}.{pair}.{language}", [row[side] for row in rows])
     if missing := set(languages or ()) - seen:
         raise DataError(f"--languages: {source} has no {min(missing)!r}; it has {', '.join(sorted(seen))}")
     if not (output / "train").is_dir():
         raise DataError(
             f"--languages: {source} has no pair of {', '.join(languages or [])}; it has {', '.join(sorted(seen))}"
         )
+    for name, by_language in files.multi_way.items():
+        wanted = {code: path for code, path in by_language.items() if languages is None or code in languages}
+        if len(wanted) > 1:
+            _take_in_multi_way(wanted, output / name, rules, counts)
+    held_out = _hold_out(files.paths(train=False), output / "held_out")
     total: dict[str, int] = {}
     for own in counts.values():
         add_counts(total, own)
-    return {"counts": total, "sets": counts}
+    return {"counts": total, "sets": counts, "held_out": held_out}
 
 
 def _usable(pairs: Iterator[tuple[str, str]], rules: Rules, counts: dict[str, int]) -> Iterator[tuple[str, str]]:
@@ -142,7 +201,42 @@ def _usable(pairs: Iterator[tuple[str, str]], rules: Rules, counts: dict[str, in
         if fault is None:
             yield row
         else:
-            counts[fault] = counts.get(fault, 0) + 1
+            add_counts(counts, {fault: 1})
+
+
+def _take_in_multi_way(files: dict[str, Path], output: Path, rules: Rules, counts: dict[str, dict[str, int]]) -> None:
+    """Write the files of a multi-way set, aligned: a line that cannot be used becomes an empty one."""
+    output.mkdir(parents=True, exist_ok=True)
+    for path in files.values():
+        if check_equal_length(min(files.values()), path) == 0:
+            raise DataError(f"{path}: the file is empty")
+        own = counts.setdefault(path.name, {})
+        lines = []
+        for line in read_lines(path, own):
+            text = normalise(line or "")
+            fault = rules.fault(text, text)
+            if fault and line is not None:  # a line that cannot be read is counted already
+                add_counts(own, {fault: 1})
+            lines.append("" if fault else text)
+        own["lines"] = sum(map(bool, lines))
+        _write(output / path.name, lines)
+
+
+def _hold_out(files: list[Path], output: Path) -> dict[str, int]:
+    """Copy every line that can be read; returns how many these are, and by kind how many cannot."""
+    counts: dict[str, int] = {}
+    for path in files:
+        output.mkdir(parents=True, exist_ok=True)
+        lines = [line for line in read_lines(path, counts) if line is not None]
+        add_counts(counts, {"lines": len(lines)})
+        _write(output / path.name, lines)
+    counts.pop("empty", None)  # there is nothing to hold out
+    return counts
+
+
+def _write(path: Path, lines: list[str]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in lines)
 
 
 def main() -> None:
@@ -158,10 +252,16 @@ def main() -> None:
     if args.verbose:
         for name, counts in stats["sets"].items():
             print(f"own_text: {name}: {counts}")
-    skipped = ", ".join(f"{k} {v:,}" for k, v in stats["counts"].items() if k != "kept")
+    skipped = ", ".join(f"{k} {v:,}" for k, v in stats["counts"].items() if k not in {"kept", "lines"})
     print(f"own_text: {stats['counts'].get('kept', 0):,} pairs of lines taken; skipped lines: {skipped or 'none'}")
-    if args.input.is_dir() and (ignored := ignored_files(args.input)):
-        print(f"own_text: not read, since their names are not <train|valid|test>.xx-yy.xx: {', '.join(ignored)}")
+    if held_out := stats["held_out"]:
+        unreadable = ", ".join(f"{k} {v:,}" for k, v in held_out.items() if k != "lines")
+        print(
+            f"own_text: {held_out['lines']:,} lines of validation and test files are kept out of training; "
+            f"unreadable: {unreadable or 'none'}"
+        )
+    if ignored := tell_ignored(args.input):
+        print(f"own_text: {ignored}")
 
 
 if __name__ == "__main__":

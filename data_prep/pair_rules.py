@@ -29,6 +29,9 @@ _ALPHABETIC = re.compile(r"[^\W\d_]+")
 _UNSPACED = re.compile(f"[{UNSPACED_CLASS}]")
 _DIGIT = re.compile(r"\d")
 
+# Of catalogs, whose source is English.
+SOURCE_SCRIPT = "Latin"
+MIN_SOURCE_WORDS = 2
 MAX_WORDS, MAX_CHARACTERS = 100, 800
 # Of text that a user brings: what a model's 1,024 positions still hold.
 MAX_OWN_WORDS, MAX_OWN_CHARACTERS = 250, 2_000
@@ -41,17 +44,13 @@ class Rules:
 
     Args:
         script: writing system of the target, a key of ``SCRIPT_CLASSES``; empty if not known.
-        source_script: the same for the source.
         catalog: apply the rules for software catalogs too.
         keep_placeholders: keep a pair whose placeholders are the same on both sides, instead of dropping all.
-        min_words: fewest words of the source.
     """
 
     script: str
-    source_script: str = "Latin"
     catalog: bool = True
     keep_placeholders: bool = False
-    min_words: int = 2
 
     def fault(self, source: str, target: str) -> str | None:
         """The name of the first rule that the pair breaks; None for a good pair."""
@@ -67,7 +66,7 @@ class Rules:
 
 
 def _is_short(rules: Rules, source: str, target: str) -> bool:
-    return len(_WORD.findall(_UNSPACED.sub(" x ", source))) < rules.min_words
+    return len(_WORD.findall(_UNSPACED.sub(" x ", source))) < MIN_SOURCE_WORDS
 
 
 def _has_code(text: str) -> bool:
@@ -110,11 +109,11 @@ def _has_few_letters(rules: Rules, source: str, target: str) -> bool:
 
 
 def _is_in_wrong_script(rules: Rules, source: str, target: str) -> bool:
-    return _source_mostly_other(source, rules.source_script) or _mostly_other(target, rules.script)
+    return _source_mostly_other(source, SOURCE_SCRIPT) or _mostly_other(target, rules.script)
 
 
 def _is_half_translated(rules: Rules, source: str, target: str) -> bool:
-    if rules.script != rules.source_script:
+    if rules.script != SOURCE_SCRIPT:
         return False
     words = set(_ALPHABETIC.findall(source.casefold()))
     shared = sum(1 for word in set(_ALPHABETIC.findall(target.casefold())) if word in words)

@@ -1,8 +1,8 @@
 """Near-duplicates of held-out sentences, found by shared shingles: three words, or about as much text without spaces.
 
-Two sentences are near-duplicates if they are equal after :func:`key`, or if their sets of shingles have a Jaccard
+A sentence is near a held-out one if the two are equal after :func:`key`, or if their sets of shingles have a Jaccard
 similarity of at least 0.5, or if three quarters of the smaller set lie in the larger one (unless the smaller one is a
-mere phrase).
+mere phrase). How long a shingle is depends on the held-out sentence alone: see :func:`shape`.
 """
 
 from __future__ import annotations
@@ -45,15 +45,19 @@ def key(words: list[str]) -> str:
 
 
 def shape(words: list[str]) -> tuple[int, int]:
-    """Tokens in a shingle of such a sentence, and fewest shingles of a fragment that counts."""
-    if any(len(word) == 1 and _UNSPACED.match(word) for word in words):
-        return _HAN_CHARACTERS if any(_HAN.match(word) for word in words) else _ALPHABETIC_CHARACTERS
-    return _WORDS
+    """Tokens in a shingle of such a sentence, and fewest shingles of a fragment that counts.
+
+    What most of its tokens are decides: a Chinese character in an English sentence does not make it Chinese.
+    """
+    characters = [word for word in words if len(word) == 1 and _UNSPACED.match(word)]
+    if not characters or 2 * len(characters) < len(words):
+        return _WORDS
+    han = sum(1 for character in characters if _HAN.match(character))
+    return _HAN_CHARACTERS if 2 * han >= len(characters) else _ALPHABETIC_CHARACTERS
 
 
-def shingles(words: list[str]) -> set[str]:
-    """The set of runs of a few tokens; of a shorter sentence, none."""
-    length, _ = shape(words)
+def shingles(words: list[str], length: int) -> set[str]:
+    """The set of runs of ``length`` tokens; of a shorter sentence, none."""
     return {" ".join(words[i : i + length]) for i in range(len(words) - length + 1)}
 
 
@@ -69,7 +73,11 @@ class HeldOut:
         self.near = near
         self._keys: set[str] = set()
         self._sizes: list[tuple[int, int]] = []
-        # Most shingles are in one sentence: a number for each costs a third of a list for each.
+        # Lengths of shingles: of all, and of those that are words only.
+        self._lengths: set[int] = set()
+        self._lengths_of_words: set[int] = set()
+        # Shingles of all lengths together: no two lengths share one. Most are in one sentence: a number for each costs
+        # a third of a list for each.
         self._holder: dict[str, int] = {}
         self._more_holders: dict[str, list[int]] = {}
         for sentence in sentences:
@@ -83,19 +91,36 @@ class HeldOut:
             return
         self._keys.add(name)
         if self.near:
-            grams = shingles(words)
+            length, least = shape(words)
+            grams = shingles(words, length)
             number = len(self._sizes)
             for gram in grams:
                 if self._holder.setdefault(gram, number) != number:
                     self._more_holders.setdefault(gram, []).append(number)
-            self._sizes.append((len(grams), shape(words)[1]))
+            self._sizes.append((len(grams), least))
+            self._lengths.add(length)
+            if not all(map(_UNSPACED.search, grams)):
+                self._lengths_of_words.add(length)
 
     def match(self, sentence: str) -> str | None:
-        """``"exact"`` or ``"near"`` if ``sentence`` is held out, else None."""
+        """``"exact"`` or ``"near"`` if ``sentence`` is held out, else None.
+
+        It is cut into shingles of every length that a held-out sentence has, and compared with each at that one's own
+        length: whatever else stands in it, it cannot hide what it shares.
+        """
         words = tokens(sentence) if self.near else sentence.casefold().split()
-        if key(words) in self._keys:
+        name = key(words)
+        if name in self._keys:
             return "exact"
-        grams = shingles(words) if self.near else set()
+        # Most sentences are words only, and most held-out ones of other lengths have no shingle of words only.
+        lengths = self._lengths if _UNSPACED.search(name) else self._lengths_of_words
+        return "near" if any(self._is_near(words, length) for length in lengths) else None
+
+    def _is_near(self, words: list[str], length: int) -> bool:
+        """Whether the sentence is near a held-out one with shingles of this length."""
+        grams = shingles(words, length)
+        if self._holder.keys().isdisjoint(grams):  # as of most sentences: the rest costs more than this
+            return False
         shared: Counter[int] = Counter()
         for gram in grams:
             if gram in self._holder:
@@ -104,8 +129,8 @@ class HeldOut:
         for index, common in shared.items():
             size, least = self._sizes[index]
             if common >= JACCARD * (len(grams) + size - common):
-                return "near"
+                return True
             smaller = min(len(grams), size)
             if smaller >= least and common >= CONTAINMENT * smaller:
-                return "near"
-        return None
+                return True
+        return False

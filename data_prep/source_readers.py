@@ -59,7 +59,8 @@ def read_catalogs(
             if match is None or match["locale"] not in locales:
                 continue
             rank, code = locales[match["locale"]]
-            catalog = name.replace(match["locale"], "", 1)
+            start, end = match.span("locale")
+            catalog = name[:start] + name[end:]
             try:
                 messages = list(read_mo(data))
             except DataError:
@@ -120,7 +121,9 @@ def read_json_messages(
                 continue
             try:
                 entries = json.loads(data)
-            except ValueError:
+            except (ValueError, RecursionError):
+                entries = None
+            if not isinstance(entries, dict):
                 add_counts(counts, {"damaged_catalogs": 1})
                 continue
             add_counts(counts, {"catalogs": 1})
@@ -179,11 +182,17 @@ def read_help_pages(
 def read_tables(
     source: Source, archives: list[Path], languages: list[Language], counts: dict[str, int]
 ) -> Iterator[Messages]:
-    """A table with one column for each language (see ``readers.table``)."""
+    """A table (see ``readers.table``); pairs without English, or with a language that is not wanted, are counted."""
     wanted = {lang.code for lang in languages}
     by_language: dict[str, list[tuple[str, str]]] = {}
     for path in archives:
         for source_language, language, text, translation in read_table(path, counts):
-            if source_language == PIVOT and language in wanted:
+            if language == PIVOT:
+                source_language, language, text, translation = language, source_language, translation, text
+            if source_language != PIVOT:
+                add_counts(counts, {"without_english": 1})
+            elif language not in wanted:
+                add_counts(counts, {"other_language": 1})
+            else:
                 by_language.setdefault(language, []).append((text, translation))
     yield from sorted(by_language.items())

@@ -1,5 +1,7 @@
 """Split deduplicated pairs into training, validation and test text: ``<output>/{train,valid,test}.en-de.{en,de}``.
 
+A test set with the same sentences in many languages is written as ``<output>/test.de`` too: any two of them are a test.
+
 No sentence of the evaluation sets, and no near-duplicate of one, stays in training, on either side and in any language.
 In text with the same sentence in many languages a split for each language by itself would leak the test through the
 others.
@@ -10,28 +12,27 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import DataError, run_program
-from data_prep.evalsets import read_held_out
+from data_prep.evalsets import linked_folders, read_held_out
 from data_prep.files import stable_hash
-from data_prep.lines import read_aligned
-from data_prep.normalise import normalise
 from data_prep.options import add_common_options, set_up_logging
-from data_prep.pairs import pair_name, pairs_in, read_rows, split_pair
+from data_prep.pairs import pairs_in, read_rows, split_pair
 from data_prep.shingles import HeldOut, tokens
 from data_prep.steps import Unit, add_counts, in_processes
+from data_prep.text_files import Pair, read_multi_way, read_set
 
 logger = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 DEFAULT_VALID_PAIRS = 500
 MAX_VALID_SHARE = 0.1
 # A shorter sentence is no test of translation, and its near-duplicates are half the corpus.
 MIN_VALID_TOKENS = 4
 
-Pair = tuple[str, str]
 _held_out = HeldOut()  # in the processes that match sentences: the sentences to keep out
 
 
@@ -58,37 +59,9 @@ class SplitOptions:
     near: bool = True
     seed: int = 1
 
-
-def read_set(folder: Path, pairs: list[str], counts: dict[str, dict[str, int]]) -> dict[str, list[Pair]]:
-    """The aligned lines of an evaluation set, for the trained pairs and for every other pair that has files of its own.
-
-    Args:
-        folder: holds ``<its name>.<lang>`` or ``<its name>.<pair>.<lang>``.
-        pairs: those that are trained; files of ``de-en`` count for ``en-de`` if that is trained.
-        counts: gets the bad lines by pair and kind.
-    """
-    name = folder.name
-    files = {}
-    for pair in pairs:
-        left, right = (folder / f"{name}.{language}" for language in split_pair(pair))
-        if left.is_file() and right.is_file():
-            files[pair] = left, right
-    named = {path.name.removeprefix(f"{name}.").split(".")[0] for path in folder.glob(f"{name}.*-*.*")}
-    for pair in sorted(named):
-        left, right = (folder / f"{name}.{pair}.{language}" for language in split_pair(pair))
-        turned = pair_name(*reversed(split_pair(pair)))
-        if turned not in pairs:
-            files[pair] = left, right
-        elif turned in named:
-            raise DataError(f"{folder}: has both {pair} and {turned}; one file serves both directions")
-        else:
-            files[turned] = right, left
-    if not any(folder.glob(f"{name}.*")):
-        raise DataError(f"{folder}: no files {name}.<language> or {name}.<pair>.<language> in it")
-    return {
-        pair: [(normalise(a), normalise(b)) for a, b in read_aligned(left, right, counts.setdefault(pair, {}))]
-        for pair, (left, right) in files.items()
-    }
+    def held_out(self) -> list[Path]:
+        """All folders with sentences to keep out of training."""
+        return [folder for folder in (*self.evalsets, self.valid, self.test) if folder is not None]
 
 
 def choose_valid(rows: dict[str, list[Pair]], options: SplitOptions) -> dict[str, list[Pair]]:
@@ -117,14 +90,14 @@ def find_held_out(unique: list[str], held_out: HeldOut, jobs: int) -> dict[str, 
     return {text: match for text, match in zip(unique, found) if match}
 
 
-def keep_out(pairs: list[Pair], found: dict[str, str], counts: dict[str, int]) -> list[Pair]:
-    """The pairs with neither side held out; the others are counted by side and kind."""
+def keep_out(pairs: list[Pair], found: dict[str, str], counts: dict[str, int], text: str = "evaluation") -> list[Pair]:
+    """The pairs with neither side held out; the others are counted by kind, side and the text that they are like."""
     kept = []
     for pair in pairs:
         if pair[0] in found:
-            add_counts(counts, {f"{found[pair[0]]}_source_in_evaluation": 1})
+            add_counts(counts, {f"{found[pair[0]]}_source_in_{text}": 1})
         elif pair[1] in found:
-            add_counts(counts, {f"{found[pair[1]]}_target_in_evaluation": 1})
+            add_counts(counts, {f"{found[pair[1]]}_target_in_{text}": 1})
         else:
             kept.append(pair)
     return kept
@@ -139,11 +112,24 @@ def limit_pairs(name: str, pairs: list[Pair], options: SplitOptions, counts: dic
     return [pairs[i] for i in sorted(ranked[: options.max_pairs])]
 
 
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write one sentence a line."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in lines)
+
+
 def write_pairs(folder: Path, name: str, pair: str, rows: list[Pair]) -> None:
     """Write ``<name>.<pair>.<lang>`` for both languages."""
     for side, language in enumerate(split_pair(pair)):
-        with (folder / f"{name}.{pair}.{language}").open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(row[side] + "\n" for row in rows)
+        write_lines(folder / f"{name}.{pair}.{language}", (row[side] for row in rows))
+
+
+def write_multi_way(folder: Path, test: Path, languages: set[str]) -> dict[str, int]:
+    """Write ``test.<lang>`` of a multi-way test set; returns how many of its lines are not in all of the languages."""
+    counts: dict[str, int] = {}
+    for language, lines in read_multi_way(test, languages, counts).items():
+        write_lines(folder / f"test.{language}", lines)
+    return {f"test_{kind}": number for kind, number in counts.items()}
 
 
 def split(unique: Path, output: Path, pairs: list[str], options: SplitOptions, jobs: int) -> dict[str, Any]:
@@ -152,10 +138,10 @@ def split(unique: Path, output: Path, pairs: list[str], options: SplitOptions, j
     for path in paths:
         if not path.is_file():
             raise DataError(f"no such file: {path}")
-    folders = [f for f in (*options.evalsets, options.valid, options.test) if f is not None]
+    folders = options.held_out()
     recorded = {k: v for k, v in vars(options).items() if k not in {"evalsets", "valid", "test"}}
     recorded["sets"] = [f.name for f in folders]
-    unit = Unit("split", VERSION, output, {"pairs": pairs, **recorded}, [*paths, *folders])
+    unit = Unit("split", VERSION, output, {"pairs": pairs, **recorded}, [*paths, *folders, *linked_folders(folders)])
     return unit.make(lambda temporary: _split(paths, temporary, pairs, options, jobs))
 
 
@@ -173,15 +159,22 @@ def _split(paths: list[Path], output: Path, pairs: list[str], options: SplitOpti
         for pair, counts in skipped.items():
             add_counts(by_pair.get(pair, total), {f"{name}_{kind}": number for kind, number in counts.items()})
 
-    folders = [f for f in (*options.evalsets, options.valid, options.test) if f is not None]
+    if options.test is not None:
+        add_counts(total, write_multi_way(output, options.test, {code for pair in pairs for code in split_pair(pair)}))
+
     unique = sorted({text for of_pair in rows.values() for row in of_pair for text in row})
-    held_out = HeldOut(read_held_out(folders), near=options.near)
-    found_texts = find_held_out(unique, held_out, jobs) if folders else {}
-    if without := {pair: keep_out(rows[pair], found_texts, {}) for pair in pairs if pair not in sets["valid"]}:
+    held_out = HeldOut(read_held_out(options.held_out()), near=options.near)
+    in_evaluation = find_held_out(unique, held_out, jobs) if options.held_out() else {}
+    left = {pair: keep_out(rows[pair], in_evaluation, by_pair[pair]) for pair in pairs}
+    if without := {pair: left[pair] for pair in pairs if pair not in sets["valid"]}:
         chosen = choose_valid(without, options)
         sets["valid"] |= chosen
         held_out = HeldOut((text for of_pair in chosen.values() for row in of_pair for text in row), near=options.near)
-        found_texts |= find_held_out([text for text in unique if text not in found_texts], held_out, jobs)
+        in_valid = find_held_out([text for text in unique if text not in in_evaluation], held_out, jobs)
+        for pair in pairs:
+            taken = set(chosen.get(pair, ()))
+            rest = [row for row in left[pair] if row not in taken]
+            left[pair] = keep_out(rest, in_valid, by_pair[pair], "validation")
     for name, of_set in sets.items():
         for pair, set_rows in of_set.items():
             if set_rows:
@@ -190,7 +183,7 @@ def _split(paths: list[Path], output: Path, pairs: list[str], options: SplitOpti
     for pair in pairs:
         counts = by_pair[pair]
         counts["read"] = len(rows[pair])
-        train = limit_pairs(pair, keep_out(rows[pair], found_texts, counts), options, counts)
+        train = limit_pairs(pair, left[pair], options, counts)
         if not train:
             raise DataError(f"no training pairs are left for {pair}: {counts}")
         write_pairs(output, "train", pair, train)
@@ -221,7 +214,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, help="folder of the test set (default: none)")
     parser.add_argument(
         "--sets", type=Path,
-        help="folder made by data_prep.own_text: the pairs of its folder train, and its folders valid and test, if any",
+        help="folder made by data_prep.own_text: the pairs of its folder train; valid, test and held_out, if any",
     )  # fmt: skip
     parser.add_argument(
         "--held-out-rule", choices=["near", "exact"], default="near",
@@ -244,6 +237,7 @@ def main() -> None:
         )
     if args.sets is not None:
         args.valid, args.test = (f if f.is_dir() else None for f in (args.sets / "valid", args.sets / "test"))
+        args.evalsets = [*args.evalsets, *filter(Path.is_dir, [args.sets / "held_out"])]
     for folder in (args.valid, args.test):
         if folder is not None and not folder.is_dir():
             raise DataError(f"no such folder: {folder}")
@@ -263,7 +257,8 @@ def main() -> None:
 def describe(stats: dict[str, Any]) -> str:
     """One line about a run."""
     counts = stats["counts"]
-    rest = ", ".join(f"{k} {v:,}" for k, v in counts.items() if k.endswith("_in_evaluation") or k == "over_max_pairs")
+    left_out = ("_in_evaluation", "_in_validation", "_not_in_all_languages", "over_max_pairs")
+    rest = ", ".join(f"{kind} {number:,}" for kind, number in counts.items() if kind.endswith(left_out))
     return (
         f"split: {counts['train']:,} training pairs, {counts.get('valid', 0):,} for validation, "
         f"{counts.get('test', 0):,} for testing; left out: {rest or 'none'}"

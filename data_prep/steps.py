@@ -7,11 +7,14 @@ somebody put beside those of a step are never removed: the step refuses to make 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import logging
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +27,7 @@ from data_prep.errors import DataError
 from data_prep.files import move_into_place, partial_path, read_json, remove, write_json
 
 logger = logging.getLogger(__name__)
+_PR_SET_PDEATHSIG = 1  # of Linux's <sys/prctl.h>
 
 
 def stats_path(output: Path) -> Path:
@@ -54,6 +58,21 @@ def _changed(output: Path) -> list[str]:
     """The files of ``output`` that are not as its step left them: added, of another size, or gone."""
     recorded, sizes = _recorded(output), _sizes(output)
     return [name for name in sorted(recorded | sizes) if recorded.get(name) != sizes.get(name)]
+
+
+def _refuse_added(step: str, output: Path) -> None:
+    if output.is_dir() and (added := _added(output)):
+        raise DataError(
+            f"{output / added[0]}: not a file of the step {step}, which would remove it with the rest of {output}; "
+            "move it to another folder and run the same command"
+        )
+
+
+def withdraw(step: str, output: Path) -> None:
+    """Remove an output of ``step`` that no later step may read any more, and its statistics."""
+    _refuse_added(step, output)
+    remove(output)  # first: without statistics its files would be somebody's
+    remove(stats_path(output))
 
 
 def fingerprint(path: Path) -> str:
@@ -106,11 +125,7 @@ class Unit:
         if finished is not None:
             logger.info("%s: %s is finished", self.step, self.output)
             return finished
-        if self.output.is_dir() and (added := _added(self.output)):
-            raise DataError(
-                f"{self.output / added[0]}: not a file of the step {self.step}, which would remove it to make "
-                f"{self.output} again; move it to another folder and run the same command"
-            )
+        _refuse_added(self.step, self.output)
         start, identity = time.monotonic(), self.identity()
         self.output.parent.mkdir(parents=True, exist_ok=True)
         temporary = partial_path(self.output)
@@ -147,11 +162,20 @@ def add_counts(total: dict[str, int], more: dict[str, int]) -> None:
         total[key] = total.get(key, 0) + value
 
 
+def _end_with(parent: int) -> None:
+    """Have this process killed when ``parent`` ends, however that ends: it would wait for work for ever."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)
+
+
 def in_processes(work: Callable[[Any], Any], items: Sequence[Any], jobs: int) -> list[Any]:
     """``[work(item) for item in items]`` on ``jobs`` processes; in this one if ``jobs`` is 1."""
     if jobs <= 1 or len(items) <= 1:
         return [work(item) for item in items]
-    with ProcessPoolExecutor(min(jobs, len(items)), mp_context=multiprocessing.get_context("fork")) as pool:
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(min(jobs, len(items)), fork, initializer=_end_with, initargs=(os.getpid(),)) as pool:
         try:
             return list(pool.map(work, items))
         except BrokenProcessPool:

@@ -32,6 +32,14 @@ MAX_LINE_BYTES = 4 * MAX_LINE_CHARACTERS
 THREADS = 2
 
 
+def check_vocab_size(vocab_size: int) -> int:
+    """Return ``vocab_size`` if it has room for the pieces that every model has."""
+    least = BYTE_PIECES + CONTROL_PIECES + 1
+    if vocab_size <= least:
+        raise DataError(f"--vocab-size must be more than {least} (256 bytes and 3 special pieces), but is {vocab_size}")
+    return vocab_size
+
+
 def train_files(text: Path) -> dict[str, list[Path]]:
     """The training files of every language: ``{"de": [.../train.en-de.de], ...}``."""
     files: dict[str, list[Path]] = {}
@@ -81,9 +89,7 @@ def train_spm(
     seed: int = 1,
 ) -> dict[str, Any]:
     """Train the model on the training files of a folder."""
-    least = BYTE_PIECES + CONTROL_PIECES + 1
-    if vocab_size <= least:
-        raise DataError(f"--vocab-size must be more than {least} (256 bytes and 3 special pieces), but is {vocab_size}")
+    check_vocab_size(vocab_size)
     if temperature < 1:
         raise DataError(f"--temperature must be at least 1, but is {temperature:g}")
     options = {

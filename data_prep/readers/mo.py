@@ -31,12 +31,16 @@ def read_mo(data: bytes) -> Iterator[tuple[str, str]]:
     count, originals, translations = struct.unpack_from(f"{order}3I", data, 8)
     if max(originals, translations) + 8 * count > len(data):
         raise DataError("a .mo catalog that is cut off")
+
+    def text(entry: int) -> bytes:
+        length, start = struct.unpack_from(f"{order}2I", data, entry)
+        if start + length > len(data):
+            raise DataError("a .mo catalog that is cut off")
+        return data[start : start + length]
+
     charset = "utf-8"
     for i in range(count):
-        length, start = struct.unpack_from(f"{order}2I", data, originals + 8 * i)
-        message = data[start : start + length]
-        length, start = struct.unpack_from(f"{order}2I", data, translations + 8 * i)
-        translation = data[start : start + length]
+        message, translation = text(originals + 8 * i), text(translations + 8 * i)
         if not message:  # the header
             if found := _CHARSET.search(translation):
                 charset = _known(found[1].decode("ascii"))

@@ -17,6 +17,7 @@ from typing import IO, NamedTuple, cast
 from data_prep.errors import DataError
 from data_prep.lines import MAX_LINE_CHARACTERS, check_line
 from data_prep.recipe import LANGUAGE_CODE, PIVOT, check_code
+from data_prep.steps import add_counts
 
 # Four columns of one language each would also be four fields; the header of the pair form may be given in words.
 PAIR_HEADERS = {
@@ -31,10 +32,6 @@ class _Row(NamedTuple):
     number: int
     fields: list[str]
     faults: list[str]
-
-
-def _count(counts: dict[str, int], fault: str) -> None:
-    counts[fault] = counts.get(fault, 0) + 1
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -54,7 +51,7 @@ def _rows(path: Path, counts: dict[str, int]) -> Iterator[_Row]:
                 ends = raw.endswith(b"\n")
                 if skipping or (not ends and len(raw) == limit):
                     if not skipping:
-                        _count(counts, "line_too_long")
+                        add_counts(counts, {"line_too_long": 1})
                         number += 1
                     skipping = not ends
                     continue
@@ -111,7 +108,7 @@ def _filled_rows(path: Path, rows: Iterable[_Row], width: int, counts: dict[str,
     """The rows but for blank lines, all of ``width`` fields."""
     for row in rows:
         if row.fields == [""]:
-            _count(counts, row.faults[0] if row.faults else "empty")
+            add_counts(counts, {row.faults[0] if row.faults else "empty": 1})
         elif len(row.fields) != width:
             raise DataError(
                 f"{path}, line {row.number}: must have {width} tab-separated fields, but has {len(row.fields)}"
@@ -123,7 +120,7 @@ def _filled_rows(path: Path, rows: Iterable[_Row], width: int, counts: dict[str,
 def _pair_rows(path: Path, rows: Iterable[_Row], counts: dict[str, int]) -> Iterator[tuple[str, str, str, str]]:
     for number, fields, faults in _filled_rows(path, rows, 4, counts):
         if faults:
-            _count(counts, faults[0])
+            add_counts(counts, {faults[0]: 1})
             continue
         source, target = (check_code(code, f"{path}, line {number}") for code in fields[:2])
         if source == target:
@@ -131,7 +128,7 @@ def _pair_rows(path: Path, rows: Iterable[_Row], counts: dict[str, int]) -> Iter
         if fields[2] and fields[3]:
             yield source, target, fields[2], fields[3]
         else:
-            _count(counts, "empty")
+            add_counts(counts, {"empty": 1})
 
 
 def _column_rows(
@@ -140,10 +137,10 @@ def _column_rows(
     pivot = languages.index(PIVOT) if PIVOT in languages else 0
     for _, fields, faults in _filled_rows(path, rows, len(languages), counts):
         for fault in faults:
-            _count(counts, fault)
+            add_counts(counts, {fault: 1})
         others = [column for column, text in enumerate(fields) if column != pivot and text]
         if fields[pivot] and others:
             for column in others:
                 yield languages[pivot], languages[column], fields[pivot], fields[column]
         elif not faults:
-            _count(counts, "empty")
+            add_counts(counts, {"empty": 1})

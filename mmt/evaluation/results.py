@@ -192,7 +192,7 @@ def _lock(path: Path) -> int:
 def _read_run(path: Path, *, any_format: bool = False) -> Record:
     try:
         run = json.loads((path / RUN).read_text(encoding="utf-8"))
-        found, _ = run["format"], run["identity"]
+        found = run["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / RUN} is not a file of mmt evaluate; choose another --output") from error
     if found != FORMAT and not any_format:

@@ -10,7 +10,7 @@ from data_prep.errors import DataError
 from data_prep.length_ratio import log_ratio, ratio_limits
 from data_prep.pair_rules import Rules
 from data_prep.pairs import read_rows, write_rows
-from data_prep.recipe import Language, Source
+from data_prep.recipe import REPOSITORY, Language, Source
 
 GERMAN = Language("de", "deu_Latn", "German", "IE Germanic", "Latin", "high", ("de",))
 RULES = {"de": Rules("Latin"), "ru": Rules("Cyrillic"), "ja": Rules("Kana+Han")}
@@ -51,6 +51,12 @@ def test_faulty_pair_is_dropped_with_its_reason(language: str, source: str, targ
 @pytest.mark.parametrize(("language", "source", "target"), GOOD)
 def test_good_pair_is_kept(language: str, source: str, target: str) -> None:
     assert RULES[language].fault(source, target) is None
+
+
+def test_the_page_about_data_explains_every_reason() -> None:
+    page = (REPOSITORY / "docs" / "data.md").read_text()
+
+    assert [reason for *_, reason in FAULTS if f"`{reason}`" not in page] == []
 
 
 def test_digits_of_other_scripts_count_as_the_same_number() -> None:

@@ -1,5 +1,8 @@
 """Unpacking frozen evaluation sets."""
 
+import errno
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +11,7 @@ import pytest
 from data_prep import evalsets
 from data_prep.errors import DataError
 from data_prep.files import sha256_of
-from tests.data_prep.helpers import assert_user_error, run_step, tar_bytes
+from tests.data_prep.helpers import assert_user_error, run_step, tar_bytes, write_lines
 
 
 def test_sets_are_unpacked_once_and_line_by_line_aligned(tmp_path: Path) -> None:
@@ -51,6 +54,58 @@ def test_a_line_that_cannot_be_kept_out_is_an_error_that_names_it(tmp_path: Path
 
     with pytest.raises(DataError, match=rf"test.en-sw.sw, line 3: cannot be kept out of training \({fault}\)"):
         evalsets.read_held_out([tmp_path])
+
+
+def test_files_behind_links_are_held_out_once(tmp_path: Path) -> None:
+    own, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
+    own.mkdir()
+    write_lines(elsewhere / "dev" / "dev.de", ["Ein Satz"])
+    (own / "flores").symlink_to(elsewhere)
+    (elsewhere / "dev" / "back").symlink_to(own)  # a circle
+
+    assert evalsets.read_held_out([own]) == ["Ein Satz"]
+    assert evalsets.linked_folders([own, elsewhere]) == [own / "flores", elsewhere / "dev" / "back"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lines(tmp_path / "test.de", ["Ein Satz"])
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str):
+        if path.endswith("closed"):  # what another user's folder does, but not to root
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="Permission denied: .*closed"):
+        evalsets.read_held_out([tmp_path])
+    with pytest.raises(DataError, match="no such folder: .*missing"):
+        evalsets.read_held_out([tmp_path / "missing"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test.en.txt", "test.txt", "test.tsv", "test.de.gz", "test.sgm", "test.en-de.fr", "test.en-en.en", "test.pt-BR",
+        "test.en-de.en~", "eng_Latn.devtest", "sentences", "new.test.de",
+    ],
+)  # fmt: skip
+def test_a_file_that_would_not_be_read_as_it_is_meant_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    write_lines(tmp_path / "deep" / name, ["a line"])
+    write_lines(tmp_path / "test.de", ["Ein Satz"])
+
+    with pytest.raises(DataError, match=re.escape(f"deep/{name}: a file of an evaluation set must be plain text")):
+        evalsets.held_out_files([tmp_path])
+
+
+def test_what_is_no_text_may_lie_beside_it(tmp_path: Path) -> None:
+    text = ["test.de", "test.zh_Hans", "news-2014.en-de.de", "test.en-tsv.tsv"]
+    other = ["README", "README.md", "NOTICE", "LICENSE", "LICENCE.txt", "scores.json", "notes.md", "ids.txt"]
+    for name in [*text, *other, ".test.de.swp", ".git/config"]:
+        write_lines(tmp_path / name, ["a line"])
+
+    assert sorted(path.name for path in evalsets.held_out_files([tmp_path])) == sorted(text)
 
 
 def test_archive_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

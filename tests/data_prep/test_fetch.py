@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.clean import clean
 from data_prep.errors import DataError
 from data_prep.extract import extract
 from data_prep.fetch import Fetcher, fetch, read_versions
@@ -148,9 +149,9 @@ def test_package_that_differs_from_its_recorded_hash_is_refused(tmp_path: Path, 
     assert not list((tmp_path / "downloads").rglob("*.deb"))
 
 
-def add_table(output: Path, text: str) -> Source:
+def add_table(output: Path, text: str, name: str = "tables") -> Source:
     """Put a table among the downloads, as the only package of a source."""
-    source = Source("tables", "table", packages=("table",))
+    source = Source(name, "table", packages=("table",))
     fetcher = Fetcher(output, {}, ["de"])
     file = output.parent / "table.tsv"
     file.write_text(text)
@@ -180,6 +181,44 @@ def test_only_files_that_were_fetched_for_todays_packages_are_extracted(tmp_path
 
     with pytest.raises(DataError, match="nothing to extract"):
         extract(output, tmp_path / "raw", [GERMAN], [Source("tables", "table", packages=("table@2",))], jobs=1)
+
+
+def test_a_source_whose_packages_are_gone_takes_along_what_was_made_of_them(tmp_path: Path) -> None:
+    output, raw = tmp_path / "downloads", tmp_path / "raw"
+    sources = [
+        add_table(output, "en\tde\nOpen it\tAufmachen\n"),
+        add_table(output, "en\tde\nClose it\tZumachen\n", "others"),
+    ]
+    extract(output, raw, [GERMAN], sources, jobs=1)
+    (output / "others" / "table.tsv").write_text("altered")
+    Fetcher(output, {}, ["de"]).save()
+
+    (raw / "others" / "mine").write_text("my own notes")
+    with pytest.raises(DataError, match="others/mine: not a file of the step extract, .* move it to another folder"):
+        extract(output, raw, [GERMAN], sources, jobs=1)
+    (raw / "others" / "mine").unlink()
+    extract(output, raw, [GERMAN], sources, jobs=1)
+    clean(raw, tmp_path / "clean", [GERMAN], sources, jobs=1)
+
+    assert sorted(path.name for path in raw.iterdir()) == ["tables", "tables.stats.json"]
+    assert list(read_rows(tmp_path / "clean" / "en-de.tsv")) == [["Open it", "Aufmachen", "tables"]]
+
+
+def test_packages_that_apt_cannot_bring_are_named_if_others_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "downloads"
+    here = add_table(output, "en\tde\nOpen it\tAufmachen\n")
+    descriptions = Source("ddtp", "ddtp", packages=("descriptions",), registry="apt-descriptions")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    fetched = fetch(recipe(tmp_path), [here, SOURCE, descriptions], output, ["de"])
+
+    assert fetched.missing.keys() == {*SOURCE.packages, "descriptions"}
+    assert all("the program apt-get is missing" in reason for reason in fetched.missing.values())
+    assert [entry["source"] for entry in fetched.entries] == ["tables"]
+    with pytest.raises(DataError, match="the program apt-get is missing"):
+        fetch(recipe(tmp_path), [SOURCE], output, ["de"])
 
 
 @needs_npm

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from fairseq.data import Dictionary, data_utils
 
-from data_prep.own_text import take_in
+from data_prep.own_text import take_in, tell_ignored
 from data_prep.pairs import read_rows
+from mmt.evaluation.test_sets import find_test_set
 from tests.data_prep.helpers import assert_user_error, run_step, write_lines
 
 ADJECTIVES = ["red", "green", "blue", "small", "large", "old", "new", "quick", "slow", "warm", "cold", "happy"]
@@ -39,6 +40,8 @@ def check_data(folder: Path, languages: list[str]) -> dict[str, list[str]]:
     dictionary = Dictionary.load(str(folder / "bin" / "dict.txt"))
     texts = {p.name: p.read_text().splitlines() for p in (folder / "text").iterdir()}
     for name, lines in texts.items():
+        if name.count(".") == 1:  # test.de: for mmt evaluate only
+            continue
         assert len(data_utils.load_indexed_dataset(str(folder / "bin" / name), dictionary, "mmap")) == len(lines)
     return texts
 
@@ -65,6 +68,50 @@ def test_validation_and_test_files_are_used_and_kept_out_of_training(tmp_path: P
     texts = check_data(tmp_path / "data" / "german" / "default", ["en", "de"])
     assert texts["valid.en-de.en"] == ENGLISH[:5] and texts["test.en-de.en"] == ENGLISH[5:8]
     assert texts["train.en-de.en"] == ENGLISH[8:]
+
+
+def test_files_with_the_same_line_in_every_language_are_used_and_kept_out_of_training(
+    tmp_path: Path, folder: Path
+) -> None:
+    valid, test = ENGLISH[:5], ENGLISH[5:8]
+    for language in ("en", "de", "fr"):
+        for name, sentences in (("valid", valid), ("test", test)):
+            lines = sentences if language == "en" else [other(s, language) for s in sentences]
+            write_lines(folder / f"{name}.{language}", lines)
+    write_lines(folder / "test.fr", [other(test[0], "fr"), "", other(test[2], "fr")])
+
+    result = prepare(folder, tmp_path / "data", "--held-out-rule", "exact")
+
+    assert result.returncode == 0, result
+    assert "own_text: 23 lines of validation and test files are kept out of training; unreadable: none" in result.stdout
+    assert "left out: test_lines_not_in_all_languages 1" in result.stdout
+    text = tmp_path / "data" / "mine" / "default" / "text"
+    texts = check_data(text.parent, ["en", "de", "fr"])
+    for language in ("de", "fr"):
+        assert texts[f"valid.en-{language}.en"] == valid and texts[f"train.en-{language}.en"] == ENGLISH[8:]
+    found = find_test_set(str(text), ["en", "de", "fr"])
+    assert found.read("en", "de") == (test, [other(s, "de") for s in test])
+    assert found.read("fr", "en") == ([other(test[0], "fr"), other(test[2], "fr")], [test[0], test[2]])
+    in_all = (test[0], test[2])
+    assert found.read("de", "fr") == ([other(s, "de") for s in in_all], [other(s, "fr") for s in in_all])
+
+
+@pytest.mark.parametrize("name", ["test.en-fr", "test"])
+def test_a_line_that_is_not_used_is_not_trained_on_either(tmp_path: Path, folder: Path, name: str) -> None:
+    for language in ("en", "fr"):  # of a language that is not asked for
+        write_lines(folder / f"{name}.{language}", ENGLISH[:1] if language == "en" else [other(ENGLISH[0], language)])
+    write_lines(folder / "valid.en-de.en", ENGLISH[1:5])
+    german = [b"caf\xe9", b"Wort " * 300, other(ENGLISH[3], "de").encode(), b""]  # bad lines, but for one
+    (folder / "valid.en-de.de").write_bytes(b"\n".join(german) + b"\n")
+    run = ["--held-out-rule", "exact", "--languages", "en,de"]
+
+    result = prepare(folder, tmp_path / "data", *run)
+
+    assert result.returncode == 0, result
+    texts = check_data(tmp_path / "data" / "mine" / "default", ["en", "de"])
+    assert texts["valid.en-de.en"] == ENGLISH[3:4] and texts["train.en-de.en"] == ENGLISH[5:]
+    assert not [file for file in texts if file.startswith("test")]
+    assert "8 lines of validation and test files are kept out of training; unreadable: invalid_utf8 1" in result.stdout
 
 
 def test_another_input_under_the_same_name_leaves_nothing_of_the_first(tmp_path: Path, folder: Path) -> None:
@@ -132,14 +179,26 @@ def test_the_first_pair_of_a_table_without_header_may_be_two_short_words(tmp_pat
 
 
 def test_files_with_other_names_are_named_and_not_read(tmp_path: Path, folder: Path) -> None:
-    for name in ("dev.en-de.en", "train.en-it.it.gz", "notes.txt"):
-        (folder / name).write_text("a line\n")
+    named = [
+        "dev.en-de.en", "news.en-de.de", "test.tsv", "tests/test.en-de.en", "train.en", "train.en-it.it.gz",
+        "valid.Deutsch", "valid.en-de.en.txt",
+    ]  # fmt: skip
+    for name in [*named, "notes.txt", "tests/notes.en-de.en", "made/train.en-de.en", ".hidden/test.en"]:
+        write_lines(folder / name, ["a line"])
+    write_lines(folder / "made.stats.json", ["{}"])  # a step made that folder
 
     result = run_step("own_text", "--input", folder, "--output", tmp_path / "own")
 
     assert result.returncode == 0, result
-    ignored = "not read, since their names are not <train|valid|test>.xx-yy.xx: dev.en-de.en, train.en-it.it.gz"
+    ignored = f"not read, since their names are not <train|valid|test>.xx-yy.xx or <valid|test>.xx: {', '.join(named)}"
     assert f"own_text: {ignored}" in result.stdout.splitlines()
+
+
+def test_of_many_files_with_other_names_twenty_are_named(tmp_path: Path) -> None:
+    for number in range(10, 40):
+        write_lines(tmp_path / f"train.{number}", ["a line"])
+
+    assert tell_ignored(tmp_path).endswith("train.28, train.29 and 10 more")
 
 
 def test_the_folder_may_be_the_one_that_the_command_is_run_in(tmp_path: Path, folder: Path) -> None:
@@ -233,9 +292,43 @@ def lose_everything(folder: Path) -> None:
         path.unlink()
 
 
+def pack(folder: Path) -> None:
+    for path in list(folder.iterdir()):
+        path.rename(folder / f"{path.name}.gz")
+
+
+def lose_a_file_that_is_there_packed(folder: Path) -> None:
+    (folder / "train.en-fr.fr").rename(folder / "train.en-fr.fr.gz")
+
+
+def give_one_language(folder: Path) -> None:
+    write_lines(folder / "test.en", ["a line"])
+
+
+def give_unequal_lengths(folder: Path) -> None:
+    write_lines(folder / "test.en", ["a line", "another line"])
+    write_lines(folder / "test.de", ["eine Zeile"])
+
+
+def give_empty_files(folder: Path) -> None:
+    for language in ("en", "de"):
+        write_lines(folder / f"valid.{language}", [])
+
+
+def validate_other_languages(folder: Path) -> None:
+    for language in ("de", "fr", "it"):
+        write_lines(folder / f"valid.{language}", ["a line"])
+
+
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
+        (pack, ["no files train.<source>-<target>.<language>", "not read", ": train.en-de.de.gz, train.en-de.en.gz"]),
+        (lose_a_file_that_is_there_packed, ["no such file", "not read, since their names", ": train.en-fr.fr.gz"]),
+        (give_one_language, ["test.en: the only file test.<language>; a test needs two languages"]),
+        (give_unequal_lengths, ["test.de has 1", "test.en has 2"]),
+        (give_empty_files, ["valid.de: the file is empty"]),
+        (validate_other_languages, ["has valid.<language> in de, fr, it, but no training text of any two of these"]),
         (lose_a_line, ["train.en-de.en has 960", "train.en-de.de has 1"]),
         (lose_a_file, ["no such file", "train.en-fr.fr"]),
         (empty_files, ["train.en-de.en: the file is empty"]),

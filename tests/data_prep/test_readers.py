@@ -3,6 +3,7 @@
 import gettext
 import gzip
 import io
+import json
 import lzma
 import random
 from pathlib import Path
@@ -19,6 +20,7 @@ from data_prep.readers.mo import read_mo
 from data_prep.readers.pak import read_pak
 from data_prep.readers.table import read_table
 from data_prep.recipe import Language, Source
+from data_prep.source_readers import read_catalogs, read_tables
 from tests.data_prep.helpers import mo_catalog, pak_file, tar_bytes, write_lines
 
 GERMAN = Language("de", "deu_Latn", "German", "IE Germanic", "Latin", "high", ("de",))
@@ -51,7 +53,7 @@ def test_catalog_reader_agrees_with_pythons_gettext() -> None:
     assert len(list(read_mo(data))) == 2
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", mo_catalog(MESSAGES)[:60]])
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", mo_catalog(MESSAGES)[:60], mo_catalog(MESSAGES)[:-5]])
 def test_what_is_no_whole_catalog_is_refused(data: bytes) -> None:
     with pytest.raises(DataError, match="catalog"):
         list(read_mo(data))
@@ -62,6 +64,21 @@ def test_bytes_of_another_character_set_are_marked_and_an_unknown_one_is_refused
     assert dict(read_mo(data)) == {"A greeting": "Gr\ufffd\ufffde"}
     with pytest.raises(DataError, match="unknown character set 'utf-9'"):
         list(read_mo(mo_catalog(MESSAGES).replace(b"charset=utf-8", b"charset=utf-9")))
+
+
+@pytest.mark.parametrize("code", ["ca", "sr", "de"])  # ca is in "locale" too, sr in "usr"
+def test_catalogs_of_two_locales_of_a_language_are_one_in_which_the_better_named_comes_first(
+    tmp_path: Path, code: str
+) -> None:
+    catalogs = {code: {"Open": "first"}, f"{code}_XX": {"Open": "second", "Close": "further"}}
+    names = {locale: f"usr/share/locale/{locale}/LC_MESSAGES/a.mo" for locale in catalogs}
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(tar_bytes({names[locale]: mo_catalog(of_locale) for locale, of_locale in catalogs.items()}))
+    language = Language(code, "", "", "", "Latin", "high", tuple(catalogs))
+
+    found = [(code, dict(pairs)) for code, pairs in read_catalogs(Source("s", "mo"), [archive], [language], {})]
+
+    assert found == [(code, {"Open": "first", "Close": "further"})]
 
 
 @pytest.mark.parametrize("version", [4, 5])
@@ -113,6 +130,46 @@ def test_texts_with_broken_bytes_are_skipped_and_counted(tmp_path: Path) -> None
     assert counts["invalid_utf8"] == 2
     assert list(read_rows(tmp_path / "raw" / "chromium" / "en-de.tsv")) == [["text2", "text2"]]
     assert list(read_rows(tmp_path / "raw" / "ddtp" / "en-de.tsv")) == [["short one", "kurz eins"]]
+
+
+def test_message_files_of_another_structure_and_halves_of_characters_are_counted(tmp_path: Path) -> None:
+    files = {
+        "a/i18n/en.json": json.dumps({"one": "Open it", "two": "Close it"}),
+        "a/i18n/de.json": r'{"one": "\ud83d", "two": "Zumachen"}',
+        "b/i18n/en.json": json.dumps(["Open it"]),
+        "c/i18n/en.json": "[" * 100_000,
+    }
+    folder = tmp_path / "downloads" / "web"
+    folder.mkdir(parents=True)
+    (folder / "a.tgz").write_bytes(tar_bytes({name: text.encode() for name, text in files.items()}))
+    write_json(folder.parent / "manifest.json", [{"source": "web", "package": "w", "file": "a.tgz"}])
+
+    source = Source("web", "json", packages=("w",))
+    counts = extract(tmp_path / "downloads", tmp_path / "raw", [GERMAN], [source], jobs=1)
+
+    assert counts == {"catalogs": 2, "damaged_catalogs": 2, "invalid_utf8": 1, "messages": 1}
+    assert list(read_rows(tmp_path / "raw" / "web" / "en-de.tsv")) == [["Close it", "Zumachen"]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "pairs", "counts"),
+    [
+        (
+            ["de\ten\tHallo\tHello", "en\tde\tBye\tAde", "fr\tde\tOui\tJa", "en\tfr\tYes\tOui"],
+            [("de", [("Hello", "Hallo"), ("Bye", "Ade")])],
+            {"without_english": 1, "other_language": 1},
+        ),
+        (["de\tfr", "Ja\tOui", "Nein\tNon"], [], {"without_english": 2}),
+    ],
+)
+def test_pairs_of_a_table_are_turned_round_to_english_or_counted(
+    tmp_path: Path, rows: list[str], pairs: list, counts: dict[str, int]
+) -> None:
+    table = write_lines(tmp_path / "a.tsv", rows)
+    counted: dict[str, int] = {}
+
+    assert list(read_tables(Source("s", "table"), [table], [GERMAN], counted)) == pairs
+    assert counted == counts
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from data_prep.files import read_json, replacing
 from data_prep.recipe import REPOSITORY
 from data_prep.steps import Unit, in_processes
 from tests.data_prep.helpers import write_lines
-from tests.system.launched import wait_until
+from tests.system.launched import TIMEOUT_SECONDS, children, wait_until
 
 
 def unit(tmp_path: Path, **options: int) -> Unit:
@@ -121,6 +122,16 @@ def test_a_step_killed_between_its_output_and_its_statistics_is_done_again(
     assert unit(tmp_path).finished_stats() is not None
 
 
+def test_what_a_kill_between_two_renames_left_is_removed(tmp_path: Path) -> None:
+    write_lines(tmp_path / "in", ["x"])
+    unit(tmp_path).make(make_folder)
+    (tmp_path / "out").rename(tmp_path / ".out.old")  # the new folder has not got its name yet
+
+    unit(tmp_path).make(make_folder)
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out", "out.stats.json"]
+
+
 def test_failure_keeps_the_older_file_and_leaves_no_temporary_one(tmp_path: Path) -> None:
     write_lines(tmp_path / "file", ["old"])
 
@@ -177,3 +188,85 @@ def test_a_killed_worker_process_is_a_user_error_and_no_hang() -> None:
     with pytest.raises(DataError, match="a process was killed, most likely for lack of memory"):
         in_processes(_die, list(range(6)), jobs=2)
     assert in_processes(_die, [1, 2, 4], jobs=2) == [1, 2, 4]
+
+
+SLEEPING_STEP = """
+import os, time
+from data_prep.steps import in_processes
+
+def work(item):
+    print("at work", flush=True)
+    time.sleep(600)
+
+in_processes(work, [1, 2], jobs=2)
+"""
+
+
+def test_the_processes_of_a_step_end_when_the_step_is_killed() -> None:
+    step = subprocess.Popen([sys.executable, "-c", SLEEPING_STEP], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert step.stdout is not None
+    assert [step.stdout.readline() for _ in range(2)] == ["at work\n"] * 2
+    workers = children(step.pid)
+
+    step.kill()
+
+    try:
+        step.communicate(timeout=30)  # until nobody can write there any more
+    except subprocess.TimeoutExpired:
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        raise
+
+
+@pytest.fixture
+def own_text_command(tmp_path: Path) -> list[str]:
+    """``data_prep.run`` on a small table, to ``tmp_path / "data" / "mine"``."""
+    words = ["house", "river", "garden", "teacher", "window", "bottle", "letter", "machine", "mountain", "village"]
+    lines = [f"the {a} and the {b} of the {c}" for a in words for b in words for c in words[:5]]
+    table = write_lines(tmp_path / "mine.tsv", ["en\tde", *(f"{line}\t{line[::-1]}" for line in lines)])
+    options = ["--data", str(tmp_path / "data"), "--vocab-size", "320", "--held-out-rule", "exact", "--jobs", "1"]
+    return [sys.executable, "-m", "data_prep.run", "--input", str(table), *options]
+
+
+def stopped_step(run: "subprocess.Popen[str]", name: str) -> int:
+    """Wait for a step of a run, stop it where it is, and return its process."""
+
+    def steps_of_that_name() -> list[int]:
+        return [p for p in children(run.pid) if f"data_prep.{name}".encode() in Path(f"/proc/{p}/cmdline").read_bytes()]
+
+    wait_until(lambda: bool(steps_of_that_name()), f"the step {name}", interval_s=0.01)
+    (step,) = steps_of_that_name()
+    os.kill(step, signal.SIGSTOP)
+    return step
+
+
+def test_a_run_that_is_told_to_end_takes_its_step_along(own_text_command: list[str]) -> None:
+    run = subprocess.Popen(own_text_command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True)
+    step = stopped_step(run, "own_text")
+    time.sleep(1)  # until the run knows that it has begun
+
+    run.terminate()
+
+    assert run.wait(TIMEOUT_SECONDS) == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{step}").exists()
+
+
+def test_a_run_started_again_waits_for_the_step_that_a_killed_run_has_left(
+    tmp_path: Path, own_text_command: list[str]
+) -> None:
+    killed = subprocess.Popen(own_text_command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True)
+    step = stopped_step(killed, "own_text")
+    killed.kill()
+    killed.wait()
+
+    again = subprocess.Popen(own_text_command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert again.stdout is not None
+    first_line = again.stdout.readline()
+    os.kill(step, signal.SIGCONT)
+    again.communicate(timeout=TIMEOUT_SECONDS)
+
+    assert first_line == f"waiting for another run of data_prep that writes to {tmp_path / 'data' / 'mine'}\n"
+    assert again.returncode == 0
+    assert not list((tmp_path / "data").rglob(".*partial*"))
+    text = tmp_path / "data" / "mine" / "default" / "text"
+    assert sum(len((text / f"{name}.en-de.de").read_text().splitlines()) for name in ("train", "valid")) == 500

@@ -1,4 +1,4 @@
-"""The command that runs all steps, and recipes."""
+"""The command that runs all steps."""
 
 import subprocess
 import sys
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.errors import DataError
 from data_prep.files import write_json
-from data_prep.recipe import REPOSITORY, load_recipe
-from data_prep.run import only_one
+from data_prep.own_text import take_in
+from data_prep.recipe import REPOSITORY
+from data_prep.run import only_one, only_writer
 from data_prep.steps import stats_path
 from tests.data_prep.helpers import assert_user_error, run_step, write_lines
 
@@ -61,99 +61,54 @@ def test_every_program_has_help_that_shows_its_options(step: str) -> None:
         (["--recipe", "software50", "--name", "mine"], ["--name has no effect with --recipe"]),
         (["--input", ".", "--preset", "small"], ["--preset has no effect with --input"]),
         (["--input", ".", "--spm-model", "x", "--vocab-size", "9"], ["--vocab-size has no effect with --spm-model"]),
+        (["--input", ".", "--spm-model", "no/such"], ["--spm-model: no such file: no/such"]),
+        (["--input", ".", "--spm-model", "setup.cfg"], ["setup.cfg: not a SentencePiece model"]),
+        (["--input", ".", "--vocab-size", "0"], ["--vocab-size must be more than 260", "but is 0"]),
+        (["--recipe", "demo", "--preset", "sample", "--vocab-size", "0"], ["--vocab-size must be more than 260"]),
+        (["--input", ".", "--evalsets", "docs", "no/such"], ["--evalsets: no such folder: no/such"]),
+        (["--input", ".", "--max-pairs", "-1"], ["--max-pairs must be at least 0, but is -1"]),
+        (["--input", ".", "--valid-pairs", "0"], ["--valid-pairs must be at least 1, but is 0"]),
+        (["--recipe", "software50", "--valid-pairs", "9"], ["--valid-pairs has no effect with --recipe software50"]),
+        (["--input", ".", "--name", ""], ["the data of --input . needs a name: --name must be given"]),
+        (["--input", "/"], ["the data of --input / needs a name"]),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(arguments: list[str], parts: list[str]) -> None:
     assert_user_error(run_step("run", *arguments, "--dry-run"), *parts)
 
 
-def test_software50_has_fifty_languages_seventeen_scripts_and_three_tiers() -> None:
-    recipe = load_recipe("software50")
-    others = [language for code, language in recipe.languages.items() if code != "en"]
-
-    assert len(others) == 50
-    assert len({language.script for language in others}) == 17
-    assert {language.tier for language in others} == {"high", "mid", "low"}
-    assert {"sample", "small", "full"} <= recipe.presets.keys()
-    assert recipe.presets["small"].max_pairs == 10_000
-
-
-LANGUAGES = b"code\tflores\tname\tfamily\tscript\ttier\tlocales\n"
-RECIPE = """
-extends: software50
-presets:
-  six: {corpus: sample, vocab_size: 4000, languages: [en, de, ru]}
-"""
-
-
-def test_recipe_can_extend_another_and_share_its_downloads(tmp_path: Path) -> None:
-    (tmp_path / "six").mkdir()
-    (tmp_path / "six" / "data.yaml").write_text(RECIPE)
-
-    result = run_step(
-        "run", "--recipe", tmp_path / "six" / "data.yaml", "--preset", "six", "--data", "data", "--dry-run"
-    )
-
-    assert "--output data/software50/corpus-sample/clean" in result.stdout
-    assert "--output data/six/six/bin" in result.stdout
-    assert "--pairs en-de,en-ru --evalsets data/evalsets/software50" in result.stdout
-
-
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("source", "name"),
     [
-        ("extends: software50\npresets: {a: {corpus: none, vocab_size: 1}}", "names the corpus 'none'"),
-        (
-            "extends: software50\npresets: {a: {corpus: sample, vocab_size: 1, languages: [en, xx]}}",
-            "unknown language 'xx'",
-        ),
-        ("extends: software50\npresets: {a: {corpus: sample, vocab: 1}}", "unexpected keyword argument 'vocab'"),
-        ("extends: software50\nsources: {s: {kind: mo, packges: [x]}}", "source s: unknown key 'packges'"),
-        ("extends: software50\ncorpora: {c: [s]}\npresets: {}", "names the source 's'"),
-        ("extends: software50", "has no presets"),
-        ("a: [", "not valid YAML"),
-        ("just words", "must hold keys and values"),
-        ("", "must hold keys and values, but is None"),
-        ("extends: software50\npresets:", "presets must hold keys and values, but is None"),
-        ("extends: software50\npresets: [a, b]", r"presets must hold keys and values, but is \['a', 'b'\]"),
-        ("extends: software50\npresets: {a: }", "preset a must hold keys and values, but is None"),
-        ("extends: software50\npresets: {a: {corpus: sample, vocab_size: 1, languages: de}}", "must be a list"),
-        ("extends: software50\npresets: {a: {corpus: sample, vocab_size: 1, languages: [no]}}", r"but is \[False\]"),
-        ("extends: software50\nsources: {s: {kind: mo, packages: foo}}", "packages must be a list .*, but is 'foo'"),
-        ("extends: software50\nsources: {s: mo}", "source s must hold keys and values, but is 'mo'"),
-        ("extends: software50\ncorpora: {c: sample}", "corpus c must be a list .*, but is 'sample'"),
-        ("extends: software50\ncleaning: a\npresets: {a: {corpus: sample, vocab_size: 1}}", "cleaning must hold keys"),
-        ("extends: software50\nevalset: software50\npresets: {}", "unknown key 'evalset'; known are cleaning, corpora"),
-        ("extends: software50\ncleaning: {placeholder: keep}\npresets: {a: {corpus: sample, vocab_size: 1}}",
-         "cleaning: unknown key 'placeholder'; known are placeholders"),
-        ("extends: software50\ncleaning: {placeholders: kept}\npresets: {a: {corpus: sample, vocab_size: 1}}",
-         "placeholders must be drop or keep, but is 'kept'"),
-        ("extends: software50 # \udcff", "data.yaml: must be UTF-8 text, but its byte 22 is not"),
-    ],
-)  # fmt: skip
-def test_mistakes_in_a_recipe_are_named(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "data.yaml"
-    path.write_text(text, errors="surrogateescape")
-
-    with pytest.raises(DataError, match=message):
-        load_recipe(str(path))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"\xff", "langs.tsv: must be UTF-8 text, but its byte 0 is not"),
-        (b"", "langs.tsv: the first line must be"),
-        (LANGUAGES + b"de\tGerman\n", "langs.tsv: 'de' has 2 fields, but the header has 7"),
-        (LANGUAGES + b"de\tdeu_Latn\tGerman\tIE\tRunes\thigh\tde\n", "langs.tsv: unknown script 'Runes' of de"),
+        ("news.2023/", "news.2023"),
+        ("news.2024/", "news.2024"),
+        (".mine/", ".mine"),
+        ("mine.tsv/", "mine.tsv"),
+        ("news.2023.tsv", "news.2023"),
+        ("mine.tsv.gz", "mine"),
+        ("mine.txt", "mine"),
     ],
 )
-def test_mistakes_in_a_table_of_languages_are_named(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "data.yaml").write_text("sources: {}")
-    (tmp_path / "langs.tsv").write_bytes(content)
+def test_own_data_is_called_as_its_folder_or_as_its_table_without_the_ending(
+    tmp_path: Path, source: str, name: str
+) -> None:
+    if source.endswith("/"):
+        (tmp_path / source).mkdir()
+    else:
+        (tmp_path / source).touch()
 
-    with pytest.raises(DataError, match=message):
-        load_recipe(str(tmp_path / "data.yaml"))
+    result = run_step("run", "--input", tmp_path / source, "--dry-run")
+
+    assert result.stdout.splitlines()[-1].split()[-3] == f"data/{name}/default/bin", result
+
+
+def test_a_table_whose_name_is_its_ending_needs_a_name(tmp_path: Path) -> None:
+    (tmp_path / ".tsv").touch()
+
+    command = ["run", "--input", tmp_path / ".tsv", "--dry-run"]
+
+    assert_user_error(run_step(*command), "needs a name: --name must be given")
+    assert "data/mine/default/bin" in run_step(*command, "--name", "mine").stdout
 
 
 @pytest.mark.parametrize("text", ["--recipe software50 --preset sample", "--input ."])
@@ -180,6 +135,29 @@ def test_runs_that_share_what_is_made_on_the_way_wait_for_each_other(tmp_path: P
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_runs_of_different_text_that_write_to_one_folder_wait_for_each_other(tmp_path: Path) -> None:
+    write_lines(tmp_path / "mine.tsv", ["de\ten", "Hallo du\tHello you"])
+    command = [sys.executable, "-m", "data_prep.run", "--input", tmp_path / "mine.tsv", "--data", tmp_path / "data"]
+    with only_writer(tmp_path / "data" / "other", tmp_path / "out"):
+        process = subprocess.Popen(
+            [*command, "--output", tmp_path / "out"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.kill()
+        process.communicate()
+
+    assert line == f"waiting for another run of data_prep that writes to {tmp_path / 'out'}\n"
+    assert not (tmp_path / "out" / ".text.partial").exists()
+
+
+def test_a_run_that_writes_to_one_folder_only_does_not_wait_for_itself(tmp_path: Path) -> None:
+    with only_writer(tmp_path / "mine", tmp_path / "mine" / ".") as locks:
+        assert len(locks) == 1
+    with only_writer(tmp_path / "mine", tmp_path / "mine" / "default") as locks:
+        assert len(locks) == 2
+
+
 @pytest.mark.parametrize("text", ["--recipe software50 --preset sample", "--input ."])
 def test_users_own_evaluation_sets_are_kept_out_of_training_too(tmp_path: Path, text: str) -> None:
     def split_command() -> str:
@@ -192,6 +170,44 @@ def test_users_own_evaluation_sets_are_kept_out_of_training_too(tmp_path: Path, 
     own.mkdir(parents=True)
     assert ("--recipe" in text) == (f"--evalsets {tmp_path}/evalsets/software50" in split_command())
     assert f"--evalsets {own}" in split_command()
+
+
+def test_options_of_the_split_and_of_the_sample_reach_their_steps(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    options = ["--evalsets", first, second, "--evalsets", tmp_path, "--valid-pairs", 9, "--seed", 7, "--max-pairs", 0]
+
+    lines = run_step("run", "--input", ".", *options, "--dry-run").stdout.splitlines()
+
+    (split,) = [line for line in lines if "data_prep.split" in line]
+    for words in (f"--evalsets {first} --evalsets {second} --evalsets {tmp_path}", "--valid-pairs 9", "--seed 7"):
+        assert words in split
+    assert "--max-pairs 0" in split
+    assert ["--seed 7" in line for line in lines if "data_prep.train_spm" in line] == [True]
+
+
+def test_text_for_further_training_holds_nothing_that_the_first_data_is_tested_on(
+    tmp_path: Path, prepared_sample: Path
+) -> None:
+    words = ["house", "river", "garden", "teacher", "window"]
+    english = [f"the {a} sees the {b} and the {c}" for a in words for b in words for c in words][:80]
+    german = [f"{line} auf Deutsch" for line in english]
+    for name, lines in (("mine/train", slice(40, 80)), ("mine/test", slice(0, 5)), ("new/train", slice(0, 40))):
+        write_lines(tmp_path / f"{name}.en-de.en", english[lines])
+        write_lines(tmp_path / f"{name}.en-de.de", german[lines])
+    take_in(tmp_path / "mine", tmp_path / "data" / "mine" / "corpus" / "own", None)
+
+    result = run_step(
+        "run", "--input", tmp_path / "new", "--name", "more", "--data", tmp_path / "data", "--held-out-rule", "exact",
+        "--spm-model", prepared_sample / "software50" / "sample" / "spm" / "spm.model",
+        "--evalsets", tmp_path / "data" / "mine" / "corpus" / "own" / "held_out",
+    )  # fmt: skip
+
+    assert result.returncode == 0, result
+    text = tmp_path / "data" / "more" / "default" / "text"
+    written = {line for name in ("train", "valid") for line in (text / f"{name}.en-de.en").read_text().splitlines()}
+    assert written == set(english[5:40])
 
 
 def test_programs_import_nothing_of_mmt() -> None:

@@ -1,13 +1,14 @@
 """No evaluation sentence in training, on either side, in any language."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_prep.errors import DataError
+from data_prep.normalise import normalise
 from data_prep.pairs import write_rows
-from data_prep.shingles import HeldOut
-from data_prep.split import SplitOptions, split
+from data_prep.split import SplitOptions, describe, split
 from data_prep.verify_split import verify
 from tests.data_prep.conftest import SAMPLE_LANGUAGES
 from tests.data_prep.helpers import run_step, write_lines
@@ -21,6 +22,7 @@ LEAKS = [
     (TEST["en"], "Die Verwaltung schaltete das Merkmal ab"),  # equal source
     ("THE ADMINISTRATOR has turned off this feature for your device.", "So gut wie gleich"),
     ("The administrator has turned off this feature for every device", "Beinahe gleich"),  # near source
+    (TEST["en"] + " (设备)", "Mit ein wenig Chinesisch"),  # near source, with a script that hides nothing
     ("Somebody switched it off", TEST["de"]),  # equal target
     ("Somebody switched it all off", "Der Administrator hat diese Funktion für dein Gerät abgeschaltet"),  # near target
     ("Cette phrase est française", TEST["fr"]),  # equal to another language's
@@ -50,7 +52,7 @@ def test_equal_and_near_sentences_of_either_side_and_any_language_leave_training
     assert (tmp_path / "text" / "test.en-de.de").read_text().splitlines() == [TEST["de"]]
     assert (tmp_path / "text" / "valid.en-de.en").read_text().splitlines() == ["en validation line en"]
     counts = stats["counts"]
-    assert (counts["exact_source_in_evaluation"], counts["near_source_in_evaluation"]) == (2, 1)
+    assert (counts["exact_source_in_evaluation"], counts["near_source_in_evaluation"]) == (2, 2)
     assert (counts["exact_target_in_evaluation"], counts["near_target_in_evaluation"]) == (2, 1)
 
 
@@ -61,8 +63,8 @@ def test_every_planted_leak_is_found_by_the_check(tmp_path: Path, unique: Path) 
     found = verify(tmp_path / "text", [tmp_path / "sets"], jobs=1)
     result = run_step("verify_split", "--data", tmp_path / "text", "--evalsets", tmp_path / "sets")
 
-    assert (found["exact"], found["near"], found["languages"]) == (4, 2, {"de": 3, "en": 3})
-    assert result.returncode == 1 and "4 equal, 2 near-duplicates" in result.stdout
+    assert (found["exact"], found["near"], found["languages"]) == (4, 3, {"de": 3, "en": 4})
+    assert result.returncode == 1 and "4 equal, 3 near-duplicates" in result.stdout
 
 
 def test_held_out_pairs_are_split_off_for_all_languages_at_once(tmp_path: Path) -> None:
@@ -92,10 +94,32 @@ def test_near_duplicates_of_split_off_pairs_leave_training_too(tmp_path: Path) -
     rows += [(f"Something else {chr(97 + i)}", f"Etwas anderes {chr(97 + i)}", "own") for i in range(9)]
     write_rows(tmp_path / "unique" / "en-de.tsv", rows)
 
-    split(tmp_path / "unique", tmp_path / "text", ["en-de"], SplitOptions(valid_pairs=1), jobs=1)
+    stats = split(tmp_path / "unique", tmp_path / "text", ["en-de"], SplitOptions(valid_pairs=1), jobs=1)
 
     train = (tmp_path / "text" / "train.en-de.en").read_text().splitlines()
     assert train == [source for source, _, _ in rows[9:]]
+    # The pair that is split off is counted once, and nothing is called evaluation, since there is none.
+    counts = stats["counts"]
+    assert [counts[kind] for kind in ("read", "valid", "exact_source_in_validation", "train")] == [18, 1, 8, 9]
+    assert not [kind for kind in counts if kind.endswith("_in_evaluation")]
+    assert describe(stats).endswith("; left out: exact_source_in_validation 8")
+
+
+def test_what_is_like_the_test_and_what_is_like_the_validation_set_is_counted_apart(
+    tmp_path: Path, unique: Path
+) -> None:
+    alike = [(f"The old printer in the hall has {i} pages", f"Satz {chr(97 + i)}") for i in range(4)]
+    write_rows(unique / "en-de.tsv", [(*row, "x") for row in LEAKS + CLEAN + alike])
+    options = SplitOptions(evalsets=(tmp_path / "sets",), valid_pairs=1, seed=0)
+
+    for seed in range(20):  # until one of those alike is chosen
+        stats = split(unique, tmp_path / "text", ["en-de"], replace(options, seed=seed), jobs=1)
+        if "printer" in (tmp_path / "text" / "valid.en-de.en").read_text():
+            break
+
+    counts = stats["counts"]
+    assert sum(number for kind, number in counts.items() if kind.endswith("_in_evaluation")) == len(LEAKS)
+    assert (counts["valid"], counts["exact_source_in_validation"], counts["train"]) == (1, 3, len(CLEAN))
 
 
 def test_limit_takes_the_same_pairs_in_any_run_and_other_ones_for_each_language(tmp_path: Path) -> None:
@@ -164,6 +188,48 @@ def test_test_files_are_written_in_the_order_of_the_trained_pair(
 
     assert {p.name: p.read_text().strip() for p in (tmp_path / "text").glob("test.*")} == written
     assert stats["counts"]["test"] == 1
+
+
+def test_a_multi_way_test_set_is_written_for_any_two_trained_languages(tmp_path: Path, unique: Path) -> None:
+    test = tmp_path / "sets" / "test"
+    write_rows(unique / "de-fr.tsv", [("Guten Morgen", "Bonjour", "x"), ("Gute Nacht", "Bonne nuit", "x")])
+    for language, lines in {"en": ["One", "Two"], "de": ["Eins", ""], "fr": ["Un", "Deux"], "it": ["Uno", ""]}.items():
+        write_lines(test / f"test.{language}", [TEST.get(language, "Prova"), *lines])
+
+    options = SplitOptions(test=test, valid_pairs=1, near=False)
+    stats = split(unique, tmp_path / "text", ["de-fr", "en-de"], options, jobs=1)
+
+    written = {p.name: p.read_text().splitlines() for p in (tmp_path / "text").glob("test.*")}
+    assert written == {
+        "test.en": [TEST["en"], "One"], "test.de": [TEST["de"], "Eins"], "test.fr": [TEST["fr"], "Un"],
+        "test.en-de.en": [TEST["en"], "One"], "test.en-de.de": [TEST["de"], "Eins"],
+        "test.de-fr.de": [TEST["de"], "Eins"], "test.de-fr.fr": [TEST["fr"], "Un"],
+    }  # fmt: skip
+    assert stats["counts"]["test_lines_not_in_all_languages"] == 1
+    assert stats["pairs"]["en-de"]["test_empty"] == 1
+
+
+def test_a_set_without_a_line_in_both_languages_of_a_pair_is_refused(tmp_path: Path, unique: Path) -> None:
+    write_lines(tmp_path / "test" / "test.en", ["", "a line"])
+    write_lines(tmp_path / "test" / "test.de", ["eine Zeile", ""])
+
+    with pytest.raises(DataError, match="test.en and test.de: no line has text in both; skipped: {'empty': 2}"):
+        split(unique, tmp_path / "text", ["en-de"], SplitOptions(test=tmp_path / "test"), jobs=1)
+
+
+def test_a_file_that_comes_to_a_linked_evaluation_set_is_kept_out_too(tmp_path: Path, unique: Path) -> None:
+    options = SplitOptions(evalsets=(tmp_path / "own",), valid_pairs=1)
+    write_lines(tmp_path / "own" / "test.en", ["A sentence that is nowhere else"])
+    write_lines(tmp_path / "elsewhere" / "dev.en", ["Another sentence that is nowhere else"])
+    (tmp_path / "own" / "linked").symlink_to(tmp_path / "elsewhere")
+
+    def kept() -> str:
+        split(unique, tmp_path / "text", ["en-de"], options, jobs=1)
+        return "".join(path.read_text() for path in (tmp_path / "text").iterdir())
+
+    assert TEST["en"] in kept()
+    write_lines(tmp_path / "elsewhere" / "test.en", [TEST["en"]])
+    assert TEST["en"] not in kept()
 
 
 def test_a_set_without_a_file_of_its_name_is_refused(tmp_path: Path, unique: Path) -> None:
@@ -278,10 +344,14 @@ def test_sample_has_no_evaluation_sentence_in_training(prepared_sample: Path) ->
 
 def test_validation_and_test_text_of_the_sample_are_the_frozen_sets(prepared_sample: Path) -> None:
     text, frozen = prepared_sample / "software50" / "sample" / "text", prepared_sample / "evalsets" / "software50"
+
+    def lines(path: Path) -> list[str]:
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
     for language in SAMPLE_LANGUAGES[1:]:
-        for name, set_name, lines in (("valid", "dev", 500), ("test", "test", 1000)):
-            ours = (text / f"{name}.en-{language}.{language}").read_text().splitlines()
-            theirs = (frozen / set_name / f"{set_name}.{language}").read_text().splitlines()
-            assert len(ours) == len(theirs) == lines
-            index = HeldOut(theirs, near=False)
-            assert all(index.match(line) for line in ours[:50])
+        for name, set_name, number in (("valid", "dev", 500), ("test", "test", 1000)):
+            for side in ("en", language):
+                theirs = [normalise(line) for line in lines(frozen / set_name / f"{set_name}.{side}")]
+                assert len(theirs) == number
+                assert lines(text / f"{name}.en-{language}.{side}") == theirs
+                assert name == "valid" or lines(text / f"test.{side}") == theirs

@@ -136,7 +136,7 @@ def test_two_processes_cannot_write_into_one_folder(results: Path) -> None:
     [
         ("scores.jsonl", "no json\n", "scores.jsonl, line 1: not a line of scores"),
         ("scores.jsonl", "[1]\n", "scores.jsonl, line 1: not a line of scores"),
-        ("run.json", "{", "run.json cannot be read"),
+        ("run.json", "{", "run.json is not a file of mmt evaluate"),
         ("run.json", '{"format": 99}', "run.json is of format 99, but this version of mmt knows only 1"),
     ],
 )

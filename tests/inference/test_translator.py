@@ -179,7 +179,7 @@ def test_bfloat16_changes_scores_a_little(translator: Translator) -> None:
     [
         ({"beam": 0}, "--beam must be at least 1, but is 0"),
         ({"max_len_b": 0}, "--max-len-b must be at least 1, but is 0"),
-        ({"max_len_a": -1.0}, "--max-len-a must be at least 0, but is -1.0"),
+        ({"max_len_a": -1.0}, "--max-len-a must be a finite number of at least 0, but is -1.0"),
         ({"max_tokens": 0}, "--max-tokens must be at least 1, but is 0"),
         ({"too_long": "split"}, "--too-long must be one of skip, truncate, but is 'split'"),
     ],

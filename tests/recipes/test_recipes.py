@@ -25,6 +25,11 @@ def test_a_recipe_has_a_readme_and_all_routings(name: str) -> None:
     assert groups(RECIPES / name)["model"] == ["dense", "sentence", "task", "token", "token_task"]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_recipe_lets_a_sentence_that_is_too_long_stop_a_validation(name: str) -> None:
+    assert compose(RECIPES / name).dataset.skip_invalid_size_inputs_valid_test is True
+
+
 @pytest.mark.parametrize(
     ("routing", "expected"),
     [

@@ -1,0 +1,126 @@
+"""Folders of aligned text files: what the files are called, how they are found, and how a set of them is read.
+
+``<set>.<language>`` is aligned line by line with the set's files of all other languages (it is multi-way),
+``<set>.<pair>.<language>`` with the other file of its pair only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from data_prep.errors import DataError
+from data_prep.lines import check_equal_length, read_aligned, read_lines
+from data_prep.normalise import normalise
+from data_prep.pairs import pair_name, split_pair
+from data_prep.recipe import LANGUAGE_CODE
+
+# They tell how a file is written. Where one is a language's code too, that language can be called tsv_Latn.
+_FORMATS = {"csv", "doc", "gz", "pdf", "po", "sgm", "tar", "tgz", "tmx", "tsv", "txt", "xml", "xz", "zip", "zst"}
+_NAME = re.compile(r"([^.]+)(?:\.([^.-]+)-([^.-]+))?\.([^.-]+)")
+
+Pair = tuple[str, str]
+
+
+class TextName(NamedTuple):
+    """What the name of a text file says; ``pair`` is empty if the file is multi-way."""
+
+    set: str
+    pair: str
+    language: str
+
+
+def parse_name(name: str) -> TextName | None:
+    """What the name says; None if it is not that of a text file."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    of_set, first, second, language = match.groups()
+    pair = (first, second) if first else ()
+    if pair and (first == second or language not in pair):
+        return None
+    if not pair and language in _FORMATS:
+        return None
+    if not all(LANGUAGE_CODE.fullmatch(code) for code in (*pair, language)):
+        return None
+    return TextName(of_set, "-".join(pair), language)
+
+
+def folders_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield ``folder`` and every folder in it, linked ones too, with the names of its files, but for hidden ones.
+
+    A folder that cannot be read is an error, since nobody would miss the files in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no such folder: {folder}")
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for path, below, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:  # a second link to a folder, or one to a folder above
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield Path(path), sorted(name for name in names if not name.startswith("."))
+
+
+def read_set(folder: Path, pairs: list[str], counts: dict[str, dict[str, int]]) -> dict[str, list[Pair]]:
+    """The aligned lines of an evaluation set, for the trained pairs and for every other pair that has files of its own.
+
+    Args:
+        folder: holds ``<its name>.<lang>`` or ``<its name>.<pair>.<lang>``; of a pair that has both, the latter count.
+        pairs: those that are trained; files of ``de-en`` count for ``en-de`` if that is trained.
+        counts: gets the bad lines by pair and kind.
+    """
+    name = folder.name
+    files = {}
+    for pair in pairs:
+        left, right = (folder / f"{name}.{language}" for language in split_pair(pair))
+        if left.is_file() and right.is_file():
+            files[pair] = left, right
+    named = {path.name.removeprefix(f"{name}.").split(".")[0] for path in folder.glob(f"{name}.*-*.*")}
+    for pair in sorted(named):
+        left, right = (folder / f"{name}.{pair}.{language}" for language in split_pair(pair))
+        turned = pair_name(*reversed(split_pair(pair)))
+        if turned not in pairs:
+            files[pair] = left, right
+        elif turned in named:
+            raise DataError(f"{folder}: has both {pair} and {turned}; one file serves both directions")
+        else:
+            files[turned] = right, left
+    if not any(folder.glob(f"{name}.*")):
+        raise DataError(f"{folder}: no files {name}.<language> or {name}.<pair>.<language> in it")
+    found = {}
+    for pair, (left, right) in files.items():
+        skipped = counts.setdefault(pair, {})
+        found[pair] = [(normalise(a), normalise(b)) for a, b in read_aligned(left, right, skipped)]
+        if not found[pair]:
+            raise DataError(f"{left} and {right.name}: no line has text in both; skipped: {skipped or 'none'}")
+    return found
+
+
+def read_multi_way(folder: Path, languages: Iterable[str], counts: dict[str, int]) -> dict[str, list[str]]:
+    """The lines of a folder's multi-way files ``<its name>.<lang>`` that have text in all of ``languages`` it has.
+
+    They are aligned, so that any two languages are a test. Without two such files there are none; the lines that are
+    left out are counted.
+    """
+    files = {code: path for code in sorted(languages) if (path := folder / f"{folder.name}.{code}").is_file()}
+    if len(files) < 2:
+        return {}
+    first, *others = files.values()
+    for other in others:
+        check_equal_length(first, other)
+    columns = [[normalise(line or "") for line in read_lines(path, {})] for path in files.values()]
+    rows = list(zip(*columns, strict=True))
+    whole = [row for row in rows if all(row)]
+    if len(whole) < len(rows):
+        counts["lines_not_in_all_languages"] = len(rows) - len(whole)
+    return {code: [row[column] for row in whole] for column, code in enumerate(files)} if whole else {}
