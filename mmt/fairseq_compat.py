@@ -2,17 +2,17 @@
 
 ``apply()`` runs once, when the plugin is imported, and calling it again changes nothing. Each function wraps or
 replaces one attribute of a fairseq module; `tests/test_fairseq_compat.py` holds, for each of them, a test that fails as
-soon as fairseq no longer needs it.
+soon as fairseq no longer needs it. (That Python shows tracebacks, which `one_line_errors.py` changes, is not fairseq's
+doing.)
 """
 
 import argparse
 import ast
 import contextlib
 import functools
-import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Callable
 
@@ -26,33 +26,16 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
 from fairseq.modules import checkpoint_activations
-from omegaconf import open_dict
 
+from mmt.beginning import options_that_are_done
 from mmt.distributed import rendezvous
 from mmt.distributed.background import do_or_put_off
-from mmt.distributed.checkpoint import beginning, fill_in, newest_first, why_unreadable
+from mmt.distributed.checkpoint import fill_in, why_unreadable
+from mmt.distributed.shards import PARTIAL
 from mmt.errors import CheckpointDamaged, NotWritten, UserError
-from mmt.files import sync, why_not_written
+from mmt.fairseq_options import TWO_PRECISIONS, refuse_dead_flags, with_options
+from mmt.files import sync, sync_and_replace, why_not_written
 from mmt.one_line_errors import install_one_line_errors
-
-logger = logging.getLogger(__name__)
-
-DEAD_FLAGS = {  # how it is typed, and what does the same
-    ("ddp_backend", "fully_sharded"): ("--ddp-backend fully_sharded", "--zero 3"),
-    ("ddp_backend", "slowmo"): ("--ddp-backend slowmo", "--ddp-backend legacy_ddp, plain data parallelism,"),
-    ("zero_sharding", "os"): ("--zero-sharding os", "--zero 1"),
-    ("use_sharded_state", True): ("--use-sharded-state", "--zero, which also writes sharded checkpoints,"),
-    ("pipeline_model_parallel", True): ("--pipeline-model-parallel", "--tensor-parallel-size"),
-}
-
-BEGINNING = {  # fairseq's options about where a training begins, and their defaults
-    "restore_file": "checkpoint_last.pt",
-    "reset_dataloader": False,
-    "reset_lr_scheduler": False,
-    "reset_meters": False,
-    "reset_optimizer": False,
-}
-TWO_PRECISIONS = "--bf16 is one precision, and --fp16 or --amp another: choose one (common.bf16=false in a recipe)"
 
 
 def apply() -> None:
@@ -63,6 +46,7 @@ def apply() -> None:
     fairseq_utils.eval = _literal  # what fairseq.utils calls is looked up in the module first, then among the builtins
     _wrap(checkpoint_activations, "_checkpointed_forward", _checkpointed_with_autocast)
     _wrap(options, "parse_args_and_arch", _parse_args_without_traps)
+    _wrap(checkpoint_utils, "verify_checkpoint_directory", _try_to_write_or_say_why)
     _wrap(checkpoint_utils, "load_checkpoint", _begin_elsewhere_once)
     _wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_with_clear_errors)
     _wrap(checkpoint_utils, "torch_persistent_save", _save_or_say_why)
@@ -163,37 +147,32 @@ def _read_utf8(original: Callable[..., Any], name: str, *args: Any) -> Iterator[
         raise UserError(f"--input {name}: not valid UTF-8 ({error.reason})") from error
 
 
-def how_it_begins(cfg: Any) -> dict[str, Any]:
-    """Return the options of ``--restore-file`` and ``--reset-*`` that are set, of fairseq's CheckpointConfig."""
-    return {option: cfg[option] for option, default in BEGINNING.items() if cfg[option] != default}
+def _try_to_write_or_say_why(original: Callable[..., None], save_dir: str) -> None:
+    """Name the option when the folder for the checkpoints cannot be made, or written to."""
+    try:
+        original(save_dir)
+    except OSError as error:
+        raise NotWritten(f"--save-dir {save_dir}: nothing can be written there: {why_not_written(error)}") from error
 
 
 def _begin_elsewhere_once(original: Callable[..., Any], cfg: Any, trainer: Any, **kwargs: Any) -> Any:
-    """Begin with another checkpoint (``--restore-file``), or reset something (``--reset-*``), the first time only.
-
-    fairseq would do so whenever the command is started, and a job that is put back into the queue would never end.
-    Neither does a run that has checkpoints, but not the last one, begin anew from ``--finetune-from-model``.
-    """
-    save_dir = Path(cfg.save_dir)
-    goes_on: dict[str, Any] = {}
-    if how_it_begins(cfg) and beginning(save_dir) == how_it_begins(cfg):
-        logger.warning(
-            "going on with the training in %s, which has begun with the same --restore-file and --reset-* options; to "
-            "begin with them once more choose another --save-dir, or remove its checkpoints",
-            save_dir,
-        )
-        goes_on = dict(BEGINNING)
-    elif cfg.finetune_from_model is not None and newest_first(save_dir):
-        goes_on = {"finetune_from_model": None}
-    with with_options(cfg, goes_on):
+    """Begin as the options say the first time only; later go on, whatever they say."""
+    with with_options(cfg, options_that_are_done(cfg)):
         return original(cfg, trainer, **kwargs)
 
 
 def _save_or_say_why(original: Callable[..., None], state: Any, filename: str, *args: Any, **kwargs: Any) -> None:
+    """Name a checkpoint that could not be written, and leave nothing of it: fairseq leaves what it has written."""
     try:
         original(state, filename, *args, **kwargs)
     except (OSError, RuntimeError) as error:
+        _remove(f"{filename}.tmp")
         raise NotWritten(f"checkpoint {filename} could not be written: {why_not_written(error)}") from error
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):  # it is not there
+        os.remove(path)
 
 
 def _save_once_and_sync(original: Callable[..., None], state: Any, file: IO[bytes] | str) -> None:
@@ -233,31 +212,56 @@ def _copy_at_once(original: Callable[..., Any], src_path: str, dst_path: str, ov
     neither time nor space, and is safe, since fairseq never changes a checkpoint in its place.
     """
 
+    partial = f"{dst_path}{PARTIAL}"
+
     def link() -> None:
-        partial = f"{dst_path}.partial"
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(partial)
+        _remove(partial)
         try:
             os.link(src_path, partial)
         except OSError:  # a file system without links
             original(src_path, partial, overwrite=True)
-        os.replace(partial, dst_path)
+        sync_and_replace(Path(partial), Path(dst_path))
         sync(Path(dst_path).parent)
 
-    do_or_put_off(link)
+    def link_or_say_why() -> None:
+        try:
+            link()
+        except OSError as error:
+            _remove(partial)
+            raise NotWritten(f"checkpoint {dst_path} could not be written: {why_not_written(error)}") from error
+
+    do_or_put_off(link_or_say_why)
     return True
 
 
 def _batch_by_size_without_loss(
-    original: Callable[..., list[Any]], indices: Any, *args: Any, fixed_shapes: Any = None, **kwargs: Any
+    original: Callable[..., list[Any]],
+    indices: Any,
+    num_tokens_fn: Callable[[int], int],
+    num_tokens_vec: Any = None,
+    max_tokens: int | None = None,
+    *args: Any,
+    fixed_shapes: Any = None,
+    **kwargs: Any,
 ) -> list[Any]:
     """Keep the last batch, the longest sentences, which fairseq throws away unless its size is a multiple of
-    ``--required-batch-size-multiple``.
+    ``--required-batch-size-multiple``; name the option if a sentence is longer than any batch.
     """
     indices = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
-    if fixed_shapes is not None or len(indices) == 0:
-        return original(indices, *args, fixed_shapes=fixed_shapes, **kwargs)
-    batches = original(indices, *args, **kwargs)
+    if len(indices) == 0:  # where fairseq looks for the last of no batches
+        return []
+    sizes = (num_tokens_fn, num_tokens_vec, max_tokens, *args)
+    if fixed_shapes is not None:
+        return original(indices, *sizes, fixed_shapes=fixed_shapes, **kwargs)
+    try:
+        batches = original(indices, *sizes, **kwargs)
+    except AssertionError as error:
+        longest = max(map(num_tokens_fn, indices))
+        raise UserError(
+            f"--max-tokens {max_tokens} (in a validation --max-tokens-valid) is less than the {longest} tokens of a "
+            "sentence: enlarge it, or leave such sentences out with --max-source-positions, --max-target-positions and "
+            "--skip-invalid-size-inputs-valid-test"
+        ) from error
     lost = indices[sum(len(batch) for batch in batches) :]
     return [*batches, lost] if len(lost) > 0 else batches
 
@@ -311,26 +315,6 @@ def _parse_args_without_traps(original: Callable[..., Any], *args: Any, **kwargs
     return parsed
 
 
-def refuse_two_precisions(common: Any) -> None:
-    """Refuse ``--bf16`` together with float16: fairseq takes the first for a TPU's, and ours would mix them."""
-    if common.bf16 and (common.fp16 or common.amp):
-        raise UserError(TWO_PRECISIONS)
-
-
-def refuse_dead_flags(distributed_config: Any) -> None:
-    """Refuse options that need fairscale, which is no longer maintained.
-
-    Args:
-        distributed_config: anything with fairseq's ``ddp_backend`` and ``zero_sharding`` attributes.
-    """
-    for (attribute, value), (flag, replacement) in DEAD_FLAGS.items():
-        if getattr(distributed_config, attribute, None) == value:
-            raise UserError(
-                f"{flag} needs fairscale, which is no longer maintained, and would mix up the experts of different "
-                f"ranks. Use {replacement} instead"
-            )
-
-
 def _infer_torchrun_before_counting_devices(original: Callable[..., Any], cfg: Any, *args: Any, **kwargs: Any) -> None:
     """Believe ``torchrun`` about the number of processes.
 
@@ -361,20 +345,3 @@ def _infer_torchrun_on_any_device(original: Callable[..., Any], cfg: Any) -> Non
     cfg.distributed_backend = "gloo"
     # fairseq passes device_ids to torch's DDP, which torch refuses for modules on the CPU.
     cfg.ddp_backend = "legacy_ddp"
-
-
-@contextlib.contextmanager
-def with_options(section: Any, values: Mapping[str, Any]) -> Iterator[None]:
-    """Let fairseq see other ``values`` of some of its options meanwhile."""
-    chosen = {option: section[option] for option in values}
-    with open_dict(section):
-        section.update(values)
-        try:
-            yield
-        finally:
-            section.update(chosen)
-
-
-def switched_off(section: Any, option: str) -> contextlib.AbstractContextManager[None]:
-    """Hide from fairseq meanwhile that an option of its settings is on, since mmt does itself what it asks for."""
-    return with_options(section, {option: False})

@@ -5,6 +5,7 @@ accumulation, and models that are spread over many processes.
 import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ import fairseq_cli.train
 import torch
 from fairseq.trainer import Trainer
 
+from mmt.beginning import how_it_begins, refuse_to_forget
 from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyCriterion
 from mmt.distributed.background import do_or_put_off
-from mmt.distributed.checkpoint import newest_first, reading_with
+from mmt.distributed.checkpoint import LAST, newest_first, reading_with
 from mmt.distributed.saving_trainer import SavingTrainer
-from mmt.distributed.shards import remove_unfinished_shards
-from mmt.errors import CheckpointDamaged, NotWritten, UserError
-from mmt.fairseq_compat import how_it_begins, refuse_dead_flags, refuse_two_precisions, switched_off
-from mmt.files import lock_until_exit, why_not_written
+from mmt.errors import CheckpointDamaged, UserError
+from mmt.fairseq_options import refuse_dead_flags, refuse_two_precisions, switched_off
+from mmt.models.moe_sublayer import names_of_moe_layers
+from mmt.models.moe_transformer import MoETransformerModel
 from mmt.modules.collectives import own_part
 from mmt.modules.moe_layer import moe_layers
+from mmt.run_folder import claim, keep_vocabulary
+from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
 
 logger = logging.getLogger(__name__)
 
@@ -30,24 +34,31 @@ logger = logging.getLogger(__name__)
 class MoETrainer(SavingTrainer):
     """fairseq's Trainer for MoE translation.
 
+    With our task, which has its part in them (with another one fairseq's ways stay):
+
     * ``--bf16`` means bfloat16 autocast around float32 parameters, on CPU and CUDA: the optimizer updates the
       parameters themselves, so there is neither a second copy of them nor a bfloat16 residual stream.
       ``--memory-efficient-bf16`` keeps fairseq's meaning (bfloat16 parameters).
     * ``--amp`` is float16 autocast, as in fairseq.
     * With ``--update-freq N`` a dummy batch weighs nothing, wherever in the group it falls.
+    * A run keeps its vocabulary beside its checkpoints.
+
+    With any task:
+
     * A gradient that is not finite ends the training in words.
     * A training goes on with another number of processes where it stopped in the data.
     * ``--patience`` counts on where a resumed training stopped counting.
     * A training whose last checkpoint is damaged says so, and goes on from the newest one that is not.
     * A training that has all of its ``--max-update`` ends at once, and leaves its checkpoints as they are.
-    * A run keeps its vocabulary beside its checkpoints, and one training at a time writes to its folder.
+    * One training at a time writes to a folder.
     """
 
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None) -> None:
         refuse_dead_flags(cfg.distributed_training)
         refuse_two_precisions(cfg.common)
-        if hasattr(task, "check_best_metric"):
-            task.check_best_metric(cfg.checkpoint.best_checkpoint_metric)
+        self._has_our_task = isinstance(task, MultilingualMoETranslationTask)
+        if self._has_our_task:
+            task.check_best_metric(cfg.checkpoint.best_checkpoint_metric, _metrics_of_validation(criterion, model))
         self._beginning = how_it_begins(cfg.checkpoint)
         if moe_layers(model) and not isinstance(criterion, MoELabelSmoothedCrossEntropyCriterion):
             logger.warning(
@@ -55,18 +66,15 @@ class MoETrainer(SavingTrainer):
                 "moe_label_smoothed_cross_entropy",
                 cfg.criterion._name,
             )
-        self.autocasts = bool(
-            cfg.common.bf16 and not cfg.common.memory_efficient_bf16 and hasattr(task, "autocast_dtype")
-        )
+        self.autocasts = bool(self._has_our_task and cfg.common.bf16 and not cfg.common.memory_efficient_bf16)
         if self.autocasts:
             task.autocast_dtype = torch.bfloat16
-        elif cfg.common.amp and hasattr(task, "autocast_dtype"):
+        elif self._has_our_task and cfg.common.amp:
             task.autocast_dtype = torch.float16
         with self._without_fairseqs_bf16(cfg):
             super().__init__(cfg, task, model, criterion, quantizer)
         if not cfg.checkpoint.no_save and self.is_data_parallel_master:
-            _claim(Path(cfg.checkpoint.save_dir))
-            remove_unfinished_shards(Path(cfg.checkpoint.save_dir))  # a killed save's: they may fill the disk
+            claim(Path(cfg.checkpoint.save_dir))
 
     def _without_fairseqs_bf16(self, cfg: Any) -> contextlib.AbstractContextManager[None]:
         """Keep fairseq from casting the model, or wrapping the optimizer, while we autocast."""
@@ -92,10 +100,10 @@ class MoETrainer(SavingTrainer):
         """Run one update on a group of micro-batches.
 
         fairseq sets the whole group's sample size to 0 when its *last* micro-batch is a dummy, and counts the dummy's
-        tokens when it is not (a gradient 1.5 times too large with ``--update-freq 2``). The task weighs dummies with 0;
+        tokens when it is not (a gradient 1.5 times too large with ``--update-freq 2``). Our task weighs dummies with 0;
         here they only go first.
         """
-        return super().train_step(sorted(samples, key=_is_real), raise_oom)
+        return super().train_step(sorted(samples, key=_is_real) if self._has_our_task else samples, raise_oom)
 
     def clip_grad_norm(self, clip_norm: float) -> torch.Tensor:
         """Clip the gradient; end the training if it is not finite, which every process sees in the norm.
@@ -114,6 +122,14 @@ class MoETrainer(SavingTrainer):
             f"update {self.get_num_updates() + 1}: the gradient {where} is not finite, its norm is {norm:g}; the last "
             "checkpoint is as it was. Try a lower --lr, more --warmup-updates, or --clip-norm"
         )
+
+    def get_train_iterator(self, *args: Any, **kwargs: Any) -> Any:
+        with _named_if_empty(self.cfg.dataset.train_subset):
+            return super().get_train_iterator(*args, **kwargs)
+
+    def get_valid_iterator(self, subset: str, *args: Any, **kwargs: Any) -> Any:
+        with _named_if_empty(subset):
+            return super().get_valid_iterator(subset, *args, **kwargs)
 
     def begin_epoch(self, epoch: int) -> None:
         # fairseq would first make one more update, and then compare.
@@ -134,14 +150,14 @@ class MoETrainer(SavingTrainer):
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
         saved = super().save_checkpoint(filename, extra_state)
-        if saved is not None and self.is_data_parallel_master and hasattr(self.task, "keep_vocabulary"):
-            do_or_put_off(lambda: _keep_vocabulary(self.task, Path(saved).parent))
+        if saved is not None and self.is_data_parallel_master and self._has_our_task:
+            do_or_put_off(lambda: keep_vocabulary(self.task, Path(saved).parent))
         return saved
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """Go on from a checkpoint, or, if the last one of this training is damaged, from the newest one that is not."""
         save_dir = Path(self.cfg.checkpoint.save_dir)
-        last = save_dir / "checkpoint_last.pt"
+        last = save_dir / LAST
         if Path(filename) != last:
             return self._load_checkpoint(filename, *args, **kwargs)
         damage = CheckpointDamaged(f"checkpoint {last} does not exist, though others do")
@@ -152,6 +168,7 @@ class MoETrainer(SavingTrainer):
                 damage = error
         others = [path for path in newest_first(save_dir) if path != last]
         if not others and not last.exists():  # a training that begins
+            refuse_to_forget(save_dir)
             return self._load_checkpoint(filename, *args, **kwargs)
         for path in others:
             logger.warning("%s", damage)
@@ -172,12 +189,16 @@ class MoETrainer(SavingTrainer):
                 self.task.load_state_dict(extra_state.get("task_state", {}))
                 if not kwargs.get("reset_meters"):
                     vars(_early_stopping()).update(extra_state.get("early_stopping", {}))
+                if not self._beginning and Path(filename).parent == Path(self.cfg.checkpoint.save_dir):
+                    self._beginning = extra_state.get("beginning", {})  # of the run, however it is gone on with
             return extra_state
         except Exception as error:
             # fairseq replaces every error by "please ensure that the architectures match".
             cause = error.__context__
             if isinstance(cause, UserError):
                 raise cause from None
+            if isinstance(error, AssertionError) and "--reset-optimizer" in str(error):  # another one, or criterion
+                raise UserError(f"checkpoint {filename}: {error}") from error
             if isinstance(cause, RuntimeError) and "state_dict" in str(cause):
                 first = str(cause).splitlines()[1:2] or [str(cause)]
                 raise UserError(
@@ -208,27 +229,25 @@ class MoETrainer(SavingTrainer):
             )  # fmt: skip
 
 
-def _keep_vocabulary(task: Any, folder: Path) -> None:
-    try:
-        task.keep_vocabulary(folder)
-    except OSError as error:
-        raise NotWritten(f"the vocabulary could not be written to {folder}: {why_not_written(error)}") from error
+def _metrics_of_validation(criterion: Any, model: Any) -> list[str] | None:
+    """Name what a validation logs of the loss and the experts; None if these are somebody else's, who knows it."""
+    if type(criterion) is MoELabelSmoothedCrossEntropyCriterion and isinstance(model, MoETransformerModel):
+        return criterion.metrics_of_validation(names_of_moe_layers(model))
+    return None
 
 
-def _claim(save_dir: Path) -> None:
-    """Refuse a folder that another training writes to: each would remove the other's checkpoints."""
-    save_dir.mkdir(parents=True, exist_ok=True)
-    lock = save_dir / ".lock"
+@contextlib.contextmanager
+def _named_if_empty(split: str) -> Iterator[None]:
+    """Name the data of which nothing is left, where fairseq says that "the dataset" is empty."""
     try:
-        is_ours = lock_until_exit(lock)
-    except OSError as error:  # somebody else's, on a disk without room, ...
-        logger.warning("%s cannot be opened (%s): no other training must write to this folder", lock, error.strerror)
-        return
-    if not is_ours:
+        yield
+    except Exception as error:
+        if "The dataset is empty" not in str(error):
+            raise
         raise UserError(
-            f"--save-dir {save_dir}: another training writes to this folder ({lock}); wait for its end, or choose "
-            "another one (checkpoint.save_dir in a recipe)"
-        )
+            f"{split} data: there is no sentence in it, or none within --max-source-positions, --max-target-positions "
+            "and, to train on, --max-tokens"
+        ) from error
 
 
 def _is_not_finite(gradient: torch.Tensor | None) -> bool:

@@ -1,5 +1,6 @@
 """``--criterion moe_label_smoothed_cross_entropy``: label-smoothed cross-entropy, routing losses and expert metrics."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -18,6 +19,7 @@ from mmt.criterions.routing_losses import (
     add_over_ranks,
     log_routing_metrics,
     routing_losses,
+    routing_metrics,
     routing_sums,
 )
 from mmt.errors import UserError
@@ -126,6 +128,11 @@ class MoELabelSmoothedCrossEntropyCriterion(LabelSmoothedCrossEntropyCriterion):
         if isinstance(projection, SplitProjection):
             weight, split = own_part(weight), projection.split
         return project_and_score(features_ND, weight, target_BS[is_real_BS], self.eps, split, self._logits_memory)
+
+    def metrics_of_validation(self, moe_layers: Sequence[str]) -> list[str]:
+        """Name what a validation logs of the loss, and of MoE layers with these names."""
+        accuracy = ["accuracy", "n_correct", "total"] if self.report_accuracy else []
+        return ["loss", "nll_loss", "ppl", *accuracy, *routing_metrics(moe_layers)]
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ IS_TRAINING = "_is_training"  # in a logging output: whether it is of a training
 METRICS = {
     "imbalance": load_imbalance,  # tokens of the busiest expert / tokens per expert on average; 1 is perfect
     "entropy": router_entropy,  # entropy of the routing probabilities in nats, mean over the tokens; log(E) is uniform
-    "unused": unused_experts,  # experts without a token in the batch
+    "unused": unused_experts,  # experts without a token in the batch; in a validation, without one in all its batches
     "dropped": dropped_fraction,  # part of the routes that found their expert full; logged in percent
     "balance_loss": balance_loss,  # of each layer, whether it is trained to be balanced or not
     "z_loss": z_loss,
@@ -100,6 +100,11 @@ def routing_sums(statistics: Mapping[str, RoutingStatistics]) -> dict[str, Tenso
         for layer, sums in statistics.items()
         for name, value in ((name, getattr(sums, name)) for name in _NAMES)
     }
+
+
+def routing_metrics(layers: Sequence[str]) -> list[str]:
+    """Name what ``log_routing_metrics`` logs of MoE layers with these names."""
+    return [f"{layer}_{metric}" for layer in ([*layers, "moe"] if layers else []) for metric in METRICS]
 
 
 def log_routing_metrics(logging_outputs: list[dict[str, Any]]) -> None:

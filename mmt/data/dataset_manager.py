@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fairseq.data import FairseqDataset
 from fairseq.data.multilingual.multilingual_data_manager import MultilingualDatasetManager, load_sampling_weights
+from fairseq.utils import split_paths
 
 from mmt.data.language_ids import LanguageIdDataset
 from mmt.errors import UserError
@@ -53,8 +55,19 @@ class LanguageIdDatasetManager(MultilingualDatasetManager):
         return super().get_sampling_ratios(data_param_list, datasets, epoch, shard_epoch)
 
     def get_split_num_data_shards(self, split: str) -> dict[str, int]:
+        """Return in how many folders there is data of each direction, further data included.
+
+        Raises:
+            UserError: names a folder of ``--extra-data`` that does not exist, or a direction without data.
+        """
+        folders, lang_pairs = self.get_data_paths_and_lang_pairs(split)
+        for kind in folders.keys() - {"main"}:
+            for folder in split_paths(folders[kind]):
+                if not Path(folder).is_dir():
+                    raise UserError(f"--extra-data: the folder {folder} of {kind!r} does not exist")
         shards = super().get_split_num_data_shards(split)
-        for pair in self.lang_pairs:
-            if self.get_dataset_key("main", *pair.split("-")) not in shards:
-                raise UserError(f"no binarized {split} data of {pair} in {self.args.data}")
+        for kind, pairs in lang_pairs.items():
+            for pair in pairs:
+                if self.get_dataset_key(kind, *pair.split("-")) not in shards:
+                    raise UserError(f"no binarized {split} data of {pair} in {folders[kind]}")
         return shards

@@ -23,6 +23,7 @@ from mmt.errors import CheckpointDamaged, UserError
 
 logger = logging.getLogger(__name__)
 
+LAST = "checkpoint_last.pt"
 FOLDER = "shards"
 ALIASES = "aliases"
 OPTIMIZER_REST = "optimizer_rest"
@@ -32,6 +33,8 @@ State = dict[str, Any]
 
 class OfAnotherProcess(UserError):
     """What went wrong on the process that saves, as the others learn of it."""
+
+    exit_code = 1
 
 
 class SaveTogether:
@@ -140,21 +143,27 @@ def beginning(save_dir: Path) -> State:
     """Return how the training that wrote the newest readable checkpoint began, as ``MoETrainer`` recorded it; empty if
     nobody did.
     """
-    last = save_dir / "checkpoint_last.pt"
-    for path in [last, *newest_first(save_dir)]:
+    for path in [save_dir / LAST, *newest_first(save_dir, also_without_optimizer=True)]:
         with contextlib.suppress(Exception):  # there is none, or it is damaged
             return dict(_head(path)["extra_state"].get("beginning", {}))
     return {}
 
 
-def newest_first(save_dir: Path) -> list[Path]:
-    """List the checkpoints in a folder that a training can go on from, those with the most updates first."""
+def newest_first(save_dir: Path, *, also_without_optimizer: bool = False) -> list[Path]:
+    """List the checkpoints in a folder that a training can go on from, those with the most updates first.
+
+    Args:
+        save_dir: the folder.
+        also_without_optimizer: also those that a training has written, but cannot go on from as if it had not stopped
+            (``--no-save-optimizer-state``).
+    """
     updates = {}
     for path in save_dir.glob("checkpoint*.pt"):
         with contextlib.suppress(Exception):  # damaged
             head = _head(path)
-            # A crash.pt, or a published model, has not both.
-            if "train_iterator" in head["extra_state"] and head["last_optimizer_state"] is not None:
+            # A crash.pt has no place in the data, and a published model None in place of an optimizer state.
+            optimizer = head.get("last_optimizer_state", {} if also_without_optimizer else None)
+            if "train_iterator" in head["extra_state"] and optimizer is not None:
                 updates[path] = head["optimizer_history"][-1]["num_updates"]
     return sorted(updates, key=lambda path: (-updates[path], path.name))
 

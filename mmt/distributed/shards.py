@@ -4,6 +4,7 @@ The folder has its name only when it is whole and on the disk; ``checksums.json`
 written. ``shard_files.py`` writes and reads what is in it.
 """
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Collection
@@ -70,10 +71,16 @@ def check_together(folder: Path) -> None:
     together(lambda: check(folder, part=dist.get_rank(), parts=dist.get_world_size()), CheckpointDamaged)
 
 
-def remove_unfinished_shards(folder: Path) -> None:
-    """Remove what a killed save left in ``folder`` under a temporary name."""
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed save left in ``folder`` under a temporary name: shards, and checkpoints that were being
+    written or copied.
+    """
     for path in folder.glob(f"{PREFIX}*{PARTIAL}"):
         shutil.rmtree(path, ignore_errors=True)
+    for pattern in ("[!.]*.pt.tmp", f"[!.]*.pt{PARTIAL}"):  # not the hidden ones, of commands that may be running
+        for path in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def remove_unused(folder: Path, used: Collection[str | None]) -> None:

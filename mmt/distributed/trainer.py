@@ -18,7 +18,7 @@ from mmt.distributed.mesh import Mesh, check_exchange, choose_shape
 from mmt.distributed.peers import Peers
 from mmt.distributed.stop_request import StopRequest
 from mmt.errors import UserError
-from mmt.fairseq_compat import switched_off
+from mmt.fairseq_options import switched_off
 from mmt.modules.dispatch import CapacityDispatch
 from mmt.modules.moe_layer import moe_layers
 
@@ -42,6 +42,12 @@ WHOLE_MODEL_OPTIONS = {
     ("model", "encoder_layerdrop"): None,  # each process would leave out layers of its own choice
     ("model", "decoder_layerdrop"): None,
 }
+# What fairseq looks at after each update, and what makes it stop, and save without a validation.
+STOPPING: dict[tuple[str, str], Any] = {
+    ("optimization", "stop_time_hours"): 1e-9,
+    ("dataset", "validate_after_updates"): sys.maxsize,
+    ("checkpoint", "no_last_checkpoints"): False,
+}
 
 
 class ParallelTrainer(Trainer):
@@ -60,6 +66,7 @@ class ParallelTrainer(Trainer):
         self._expert_chunks = 1
         self._parallel: "ParallelModel | None" = None
         self.is_stopping = False
+        self._before_stopping: dict[tuple[str, str], Any] = {}
         self.stop_request = StopRequest()
         self.peers = _watch_peers(cfg.distributed_training)
         self._set_up_mesh(cfg, task, model)
@@ -210,10 +217,16 @@ class ParallelTrainer(Trainer):
             self.is_stopping = True
             reason = signal or "a signal to another process"
             logger.warning("%s: saving after update %d, and stopping", reason, self.get_num_updates())
-            with open_dict(self.cfg):  # what fairseq looks at after each update
-                self.cfg.optimization.stop_time_hours = 1e-9
-                self.cfg.dataset.validate_after_updates = sys.maxsize
-                self.cfg.checkpoint.no_last_checkpoints = False
+            with open_dict(self.cfg):
+                for (section, option), value in STOPPING.items():
+                    self._before_stopping[section, option] = self.cfg[section][option]
+                    self.cfg[section][option] = value
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        for (section, option), value in self._before_stopping.items():  # what the user has chosen
+            state["cfg"][section][option] = value
+        return state
 
 
 def _watch_peers(cfg: Any) -> Peers | None:

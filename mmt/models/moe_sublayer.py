@@ -68,6 +68,7 @@ class _MoESublayer:
     is the whole feed-forward sub-layer, so experts need no copy of fairseq's ``forward``.
     """
 
+    name: str
     moe: MoELayer
     activation_fn: Any
 
@@ -115,3 +116,8 @@ class MoETransformerDecoderLayer(_MoESublayer, TransformerDecoderLayerBase):
     def __init__(self, cfg: Any, name: str, moe: MoELayer, state: RoutingState, no_encoder_attn: bool = False) -> None:
         super().__init__(cfg, no_encoder_attn)
         self._install(name, moe, state, cfg.checkpoint_activations)
+
+
+def names_of_moe_layers(model: nn.Module) -> list[str]:
+    """List the names ("encoder.1", ...) under which the layers with experts record their statistics."""
+    return [module.name for module in model.modules() if isinstance(module, _MoESublayer)]

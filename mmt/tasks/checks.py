@@ -1,12 +1,15 @@
 """What can be wrong with the options of ``multilingual_moe_translation`` once its languages are known."""
 
 import argparse
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mmt.errors import UserError
 from mmt.sacrebleu_metrics import METRICS
 from mmt.tasks.config import extra_lang_pairs, parse_generation_options
+
+OF_EVERY_VALIDATION = ("bsz", "num_updates", "wpb", "wps")  # as fairseq logs them
 
 
 def check_options(args: argparse.Namespace, languages: Sequence[str]) -> None:
@@ -19,6 +22,7 @@ def check_options(args: argparse.Namespace, languages: Sequence[str]) -> None:
     Raises:
         UserError: names the option, file or language that is wrong.
     """
+    _check_further_data(args)
     trained = read = args.lang_pairs + extra_lang_pairs(args)
     if args.source_lang is not None or args.target_lang is not None:
         if args.source_lang is None or args.target_lang is None:
@@ -42,23 +46,47 @@ def check_options(args: argparse.Namespace, languages: Sequence[str]) -> None:
                     raise UserError(f"{folder} has neither dict.txt nor dict.{language}.txt")
 
 
-def check_best_metric(name: str, scored: bool, directions: Sequence[str]) -> None:
-    """Refuse a ``--best-checkpoint-metric`` of the task's that no validation will have.
+def _check_further_data(args: argparse.Namespace) -> None:
+    """Check that each kind of further data has a folder and directions: fairseq reads nothing of it otherwise."""
+    folders, directions = args.extra_data or {}, args.extra_lang_pairs or {}
+    for kind in (*folders, *directions):
+        if kind not in folders or kind not in directions:
+            given, missing = ("data", "lang-pairs") if kind in folders else ("lang-pairs", "data")
+            raise UserError(f"--extra-{given} names {kind!r}, but --extra-{missing} does not: further data needs both")
+        if kind == "main" or "mono_" in str(kind):
+            what = "the data folder's own name" if kind == "main" else "text of one language, which cannot be used yet"
+            raise UserError(f"--extra-data: {kind!r} is {what}; use names such as 'mined'")
+
+
+def check_best_metric(name: str, logged: Collection[str] | None, scored: bool, directions: Sequence[str]) -> None:
+    """Refuse a ``--best-checkpoint-metric`` that no validation will have.
 
     Args:
         name: of the metric, such as "loss", "bleu" or "chrf_en-de".
+        logged: names of what the criterion logs; None if nobody knows them, and any name may be one.
         scored: whether validations translate (``--eval-bleu``).
         directions: those that are validated.
 
     Raises:
-        UserError: names it, and what is missing.
+        UserError: names it, and what there is, or what is missing.
     """
     kind, _, direction = name.partition("_")
-    if kind not in METRICS:
-        return
-    if not scored:
+    if kind in METRICS and not scored:
         raise UserError(f"--best-checkpoint-metric {name} needs --eval-bleu (task.eval_bleu=true in a recipe)")
-    if direction and direction not in directions:
+    if kind in METRICS and direction and direction not in directions:
         raise UserError(
             f"--best-checkpoint-metric {name}: {direction} is not one of the directions {', '.join(directions)}"
+        )
+    if logged is None:
+        return
+    scores = [*METRICS, *(f"{metric}_{direction}" for metric in METRICS for direction in directions)] if scored else []
+    known = {*logged, *OF_EVERY_VALIDATION, *scores}
+    if name not in known:
+        near = difflib.get_close_matches(name.lower(), sorted(known), n=1)
+        hint = f" (is it {near[0]}?)" if near else ""
+        # Not those of each layer ("encoder.1_entropy") and direction ("bleu_en-de").
+        offered = ", ".join(sorted(metric for metric in known if "." not in metric and "-" not in metric))
+        raise UserError(
+            f"--best-checkpoint-metric {name}: no validation has it{hint}; there are {offered}, and more with "
+            "--eval-bleu and --report-accuracy"
         )

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +149,18 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
 
     # What the trainer asks for.
 
-    def check_best_metric(self, name: str) -> None:
-        """Refuse a ``--best-checkpoint-metric`` of this task's that no validation will have.
+    def check_best_metric(self, name: str, logged: Collection[str] | None) -> None:
+        """Refuse a ``--best-checkpoint-metric`` that no validation will have.
+
+        Args:
+            name: of the metric.
+            logged: names of what the criterion logs; None if nobody knows them.
 
         Raises:
-            UserError: names it, and what is missing.
+            UserError: names it, and what there is.
         """
-        check_best_metric(name, self.args.eval_bleu, self.lang_pairs)
+        is_ours = type(self) is MultilingualMoETranslationTask  # another one may log what it likes
+        check_best_metric(name, logged if is_ours else None, self.args.eval_bleu, self.lang_pairs)
 
     def keep_vocabulary(self, folder: Path) -> None:
         """Write what goes with the model beside a run's checkpoints, as it was when the training started."""

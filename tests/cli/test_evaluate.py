@@ -153,10 +153,11 @@ def test_another_sentencepiece_model_is_another_evaluation(
     results = Path(shutil.copytree(evaluated[0], tmp_path / "results"))
     data = Path(shutil.copytree(tiny / "bin", tmp_path / "bin"))
     other_text = iter(aligned_text(50, seed=9)["en"])
-    options = {"vocab_size": 300, "byte_fallback": True, "hard_vocab_limit": False, "minloglevel": 2}
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=other_text, model_prefix=data / "spm", **options)
+    sizes = {"vocab_size": 300, "byte_fallback": True, "hard_vocab_limit": False, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=other_text, model_prefix=data / "spm", **sizes)
 
-    refused = mmt("evaluate", "--model", tiny / "run", "--data", data, "--output", results, *QUICK)
+    options = ["--data", data, "--test-set", tiny / "text", "--output", results, *QUICK]
+    refused = mmt("evaluate", "--model", tiny / "run", *options)
 
     was, now = (sha256_of_file(folder / "spm.model") for folder in (tiny / "bin", data))
     assert f"another evaluation: spm_sha256 {was} (now {now})" in refused.error_line()

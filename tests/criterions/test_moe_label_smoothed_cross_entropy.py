@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
+from fairseq.logging import metrics
 
 from mmt.criterions import moe_label_smoothed_cross_entropy
 from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyCriterion
 from mmt.criterions.routing_losses import routing_losses
 from mmt.errors import UserError
+from mmt.models.moe_sublayer import names_of_moe_layers
 from tests.models.tiny import EOS, PAD, batch, tiny_model, tiny_task
 
 TASK = SimpleNamespace(target_dictionary=tiny_task().target_dictionary)
@@ -87,6 +89,16 @@ def test_in_float16_no_gradient_is_formed_before_the_loss_is_scaled(monkeypatch:
     with torch.autocast("cpu", dtype=torch.float16):
         loss, _, _ = criterion()(model, sample())
     torch.testing.assert_close(loss, expected, rtol=0.01, atol=0.0)
+
+
+@pytest.mark.parametrize("experts", [0, 4])
+@pytest.mark.parametrize("report_accuracy", [False, True])
+def test_what_a_validation_logs_is_named_beforehand(experts: int, report_accuracy: bool) -> None:
+    model, ours = tiny_model(moe_experts=experts).eval(), criterion(report_accuracy=report_accuracy)
+    with metrics.aggregate(new_root=True) as aggregator:
+        ours.reduce_metrics([ours(model, sample())[2]])
+        logged = aggregator.get_smoothed_values()
+    assert sorted(logged) == sorted(ours.metrics_of_validation(names_of_moe_layers(model)))
 
 
 @pytest.mark.parametrize("option", ["moe_balance_loss_weight", "moe_z_loss_weight"])

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from mmt.distributed import checkpoint
-from mmt.distributed.checkpoint import identity, newest_first, read_training, remove_unused_shards
+from mmt.distributed.checkpoint import OfAnotherProcess, identity, newest_first, read_training, remove_unused_shards
 from mmt.distributed.training_state import first_names
 
 
-def save(path: Path, updates: int, optimizer: dict[str, Any] | None = {}) -> None:
+def save(path: Path, updates: int, optimizer: dict[str, Any] | None = {}, **extra: Any) -> None:
     torch.save(
         {
             "model": {"w": torch.ones(2)},
-            "extra_state": {"train_iterator": {"epoch": 1}},
+            "extra_state": {"train_iterator": {"epoch": 1}, **extra},
             "optimizer_history": [{"num_updates": updates}],
             "last_optimizer_state": optimizer,
         },
@@ -24,14 +24,35 @@ def save(path: Path, updates: int, optimizer: dict[str, Any] | None = {}) -> Non
     )
 
 
+def remove_optimizer(path: Path) -> None:
+    """Make a checkpoint one of ``--no-save-optimizer-state``."""
+    state = torch.load(path)
+    del state["last_optimizer_state"]
+    torch.save(state, path)
+
+
 def test_a_training_goes_on_from_its_own_whole_checkpoints_only(tmp_path: Path) -> None:
     save(tmp_path / "checkpoint_1_3.pt", 3)
     save(tmp_path / "checkpoint_1_6.pt", 6)
     save(tmp_path / "model.pt", 9)  # of someone else's
     save(tmp_path / "checkpoint_published.pt", 9, optimizer=None)
+    save(tmp_path / "checkpoint_1_8.pt", 8)
+    remove_optimizer(tmp_path / "checkpoint_1_8.pt")
     (tmp_path / "checkpoint_1_9.pt").write_bytes(b"damaged")
 
     assert [path.name for path in newest_first(tmp_path)] == ["checkpoint_1_6.pt", "checkpoint_1_3.pt"]
+    assert newest_first(tmp_path, also_without_optimizer=True)[0].name == "checkpoint_1_8.pt"
+    assert len(newest_first(tmp_path, also_without_optimizer=True)) == 3
+
+
+def test_that_another_process_could_not_save_is_a_failure_of_the_machine() -> None:
+    assert OfAnotherProcess("process 0 could not save a checkpoint").exit_code == 1
+
+
+def test_a_run_remembers_how_it_began_without_optimizer_state_too(tmp_path: Path) -> None:
+    save(tmp_path / "checkpoint_1_8.pt", 8, beginning={"reset_meters": True})
+    remove_optimizer(tmp_path / "checkpoint_1_8.pt")
+    assert checkpoint.beginning(tmp_path) == {"reset_meters": True}
 
 
 def test_a_link_that_leads_nowhere_does_not_keep_old_shards(tmp_path: Path) -> None:

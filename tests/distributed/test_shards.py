@@ -67,6 +67,16 @@ def test_folders_that_no_checkpoint_refers_to_are_removed(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "shards_1_ab"]
 
 
+def test_what_a_killed_save_has_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "shards_3_ef.partial").mkdir()
+    left = ["checkpoint_1_2.pt.tmp", "checkpoint_last.pt.partial", "crash.pt.tmp"]
+    kept = [".model.pt.partial", "checkpoint_last.pt", "dict.txt"]  # the first may be what mmt consolidate is writing
+    for name in (*left, *kept):
+        (tmp_path / name).touch()
+    shards.remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+
+
 class RunsCode:
     """What is pickled in place of metadata by someone who wants it to run."""
 

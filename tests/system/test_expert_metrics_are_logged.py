@@ -24,7 +24,8 @@ def scalars(folder: Path, name: str) -> list[float]:
 
 
 def test_json_and_tensorboard_have_the_metrics_of_the_experts(toy_data: Path, tmp_path: Path) -> None:
-    result = train(toy_data, tmp_path / "run", *OPTIONS, "--tensorboard-logdir", tmp_path / "tensorboard")
+    best = ["--best-checkpoint-metric", "encoder.0_entropy"]  # whatever is logged may be it
+    result = train(toy_data, tmp_path / "run", *OPTIONS, *best, "--tensorboard-logdir", tmp_path / "tensorboard")
     for tag, prefix, count in (("train_inner", "", 2), ("valid", "valid_", 1)):
         logged = {name: [float(record[prefix + name]) for record in records(result, tag)] for name in NAMES}
         assert [len(values) for values in logged.values()] == [count] * len(NAMES)

@@ -160,6 +160,7 @@ def test_a_full_disk_ends_a_training_of_one_process_in_one_line(toy_data: Path, 
     message = rf"mmt: error: checkpoint {last.parent}/checkpoint\S*\.pt could not be written: No space left on device"
     assert re.fullmatch(message, full.stderr.splitlines()[-1])
     assert saved_updates(small_disk / "run") == 2
+    assert not list(last.parent.glob("*.tmp"))
 
     for name in ("model.pt", "model.safetensors"):
         full = run(["mmt", "consolidate", last, "--output", small_disk / name], timeout=120)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.system.commands import ROUTINGS, free_port, installed, run, train_command
 from tests.system.launched import (
@@ -68,6 +69,8 @@ def test_torchrun_starts_them_again_and_fewer_go_on_afterwards(toy_data: Path, t
     assert numbers[0] % 10 == 1 and numbers[0] > 1
     assert numbers == list(range(numbers[0], numbers[-1] + 1))
     assert saved_updates(save_dir) == numbers[-1]
+    settings = torch.load(save_dir / "checkpoint_last.pt")["cfg"]  # as they were given, not as they made it stop
+    assert (settings["optimization"]["stop_time_hours"], settings["dataset"]["validate_after_updates"]) == (0, 0)
 
     result = run(train_command(toy_data, save_dir, *OPTIONS, "--max-update", str(numbers[-1] + 3)))
     assert result.returncode == 0, result.stderr[-3000:]

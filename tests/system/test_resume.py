@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.system.commands import ROUTINGS, records, train, train_command
+from tests.system.commands import ROUTINGS, records, run, train, train_command
 
 
 def saved_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -38,20 +38,32 @@ def test_a_pass_in_virtual_epochs_goes_on_with_the_same_sentences(toy_data: Path
 def test_a_training_begins_with_another_checkpoint_once(toy_data: Path, tmp_path: Path) -> None:
     options = [*ROUTINGS["dense"], "--disable-validation"]
     train(toy_data, tmp_path / "other", *options, "--max-update", "5")
-    options += ["--restore-file", str(tmp_path / "other" / "checkpoint_last.pt"), "--reset-optimizer"]
-    options += ["--reset-lr-scheduler", "--reset-dataloader", "--reset-meters"]
+    other = ["--restore-file", str(tmp_path / "other" / "checkpoint_last.pt"), "--reset-optimizer"]
+    other += ["--reset-lr-scheduler", "--reset-dataloader", "--reset-meters"]
 
-    def updates(max_update: int, *more: str) -> list[int]:
-        result = train(toy_data, tmp_path / "run", *options, *more, "--max-update", str(max_update))
+    def updates(max_update: int, *beginning: str) -> list[int]:
+        result = train(toy_data, tmp_path / "run", *options, *beginning, "--max-update", str(max_update))
         return [int(record["num_updates"]) for record in records(result, "train_inner")]
 
-    assert updates(3) == [1, 2, 3]
-    assert updates(6) == [4, 5, 6]  # as a job that was put back into the queue
+    assert updates(3, *other) == [1, 2, 3]
+    assert updates(4, *other) == [4]  # as a job that was put back into the queue
+    assert updates(5) == [5]
+    assert updates(6, *other) == [6]  # it still knows how it began
     last = tmp_path / "run" / "checkpoint_last.pt"
     last.with_name("checkpoint_1_6.pt").write_bytes(last.read_bytes())
     last.write_bytes(last.read_bytes()[:1000])
-    assert updates(7) == [7]
-    assert updates(2, "--restore-file", str(tmp_path / "run" / "checkpoint_last.pt")) == [1, 2]  # another beginning
+    assert updates(7, *other) == [7]
+    assert updates(2, *other, "--restore-file", str(last)) == [1, 2]  # another beginning
+
+
+def test_a_run_that_cannot_be_gone_on_with_is_not_begun_again_in_its_folder(toy_data: Path, tmp_path: Path) -> None:
+    options = [*ROUTINGS["dense"], "--disable-validation", "--save-interval-updates", "2"]
+    options += ["--no-save-optimizer-state", "--no-last-checkpoints"]
+    train(toy_data, tmp_path, *options, "--max-update", "2")
+    refused = run(train_command(toy_data, tmp_path, *options, "--max-update", "4"))
+    assert refused.returncode == 2
+    assert f"--save-dir {tmp_path}: no training can go on from the checkpoints in it" in refused.stderr.splitlines()[-1]
+    assert [path.name for path in tmp_path.glob("checkpoint*")] == ["checkpoint_1_2.pt"]
 
 
 @pytest.mark.parametrize("saving", [[], ["--save-in-background"]], ids=["waiting", "in the background"])

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mmt.distributed.saving_trainer import SavingTrainer
+from mmt.errors import UserError
 from mmt.trainer import MoETrainer
 from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, launcher, records, run, train, train_command
 from tests.system.launched import wait_until
@@ -66,6 +68,11 @@ def test_experts_without_our_criterion_are_warned_of(toy_data: Path, tmp_path: P
     [
         (["--encoder-ffn-embed-dim", "96"], "does not fit the model that the options describe: "),
         (["--langs", "aa,en,bb"], "the languages do not fit the checkpoint: its languages are en, aa, bb, those of"),
+        (["--optimizer", "adam"], "checkpoint_last.pt: Optimizer does not match; please reset the optimizer (--reset"),
+        (
+            ["--criterion", "label_smoothed_cross_entropy"],
+            "checkpoint_last.pt: Criterion does not match; please reset the optimizer (--reset-optimizer)",
+        ),
     ],
 )
 def test_a_training_that_goes_on_with_other_options_is_refused(
@@ -94,6 +101,66 @@ def test_options_that_do_not_go_together_are_refused_before_the_training(
     assert refused.returncode == 2, refused.stderr
     assert message in refused.stderr.splitlines()[-1]
     assert not records(refused, "train_inner")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--restore-file", "typo.pt"], "--restore-file typo.pt: there is no such checkpoint"),
+        (["--finetune-from-model", "typo.pt"], "--finetune-from-model typo.pt: there is no such checkpoint"),
+        (["--best-checkpoint-metric", "losss"], "--best-checkpoint-metric losss: no validation has it (is it loss?);"),
+    ],
+)
+def test_what_is_not_there_is_named_before_the_training(
+    options: list[str], message: str, toy_data: Path, tmp_path: Path
+) -> None:
+    refused = run(train_command(toy_data, tmp_path, *SHORT, *options))
+    assert refused.returncode == 2, refused.stderr
+    assert f"mmt: error: {message}" in refused.stderr.splitlines()[-1]
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_that_a_batch_has_no_size_is_one_line(toy_data: Path, tmp_path: Path) -> None:
+    command = train_command(toy_data, tmp_path, *SHORT)
+    place = command.index("--max-tokens")
+    refused = run(command[:place] + command[place + 2 :])
+    assert refused.returncode == 2
+    said = "mmt: error: Must specify batch size either with --max-tokens or --batch-size"
+    assert refused.stderr.splitlines()[-1] == said
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (["--max-tokens-valid", "5"], "--max-tokens 5 (in a validation --max-tokens-valid) is less than the "),
+        (["--max-source-positions", "2"], "train data: there is no sentence in it, or none within --max-source-"),
+    ],
+)
+def test_sentences_that_no_batch_can_hold_are_one_line(
+    limits: list[str], message: str, toy_data: Path, tmp_path: Path
+) -> None:
+    refused = run(train_command(toy_data, tmp_path, *ROUTINGS["dense"], *limits, "--max-update", "1"))
+    assert refused.returncode == 2
+    assert f"mmt: error: {message}" in refused.stderr.splitlines()[-1]
+
+
+def test_a_split_to_validate_on_of_which_nothing_is_left_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_empty(*args: object) -> None:
+        raise Exception("The dataset is empty. This could indicate that all elements in it have been skipped.")
+
+    monkeypatch.setattr(SavingTrainer, "get_valid_iterator", is_empty, raising=False)
+    with pytest.raises(UserError, match="^valid_hard data: there is no sentence in it, or none within --max-source-"):
+        MoETrainer.__new__(MoETrainer).get_valid_iterator("valid_hard")
+
+
+@pytest.mark.parametrize(("has_our_task", "expected"), [(True, [{}, {"id": 1}]), (False, [{"id": 1}, {}])])
+def test_dummy_batches_go_first_with_our_task_and_stay_where_they_are_with_others(
+    has_our_task: bool, expected: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SavingTrainer, "train_step", lambda self, samples, raise_oom: samples)
+    trainer = MoETrainer.__new__(MoETrainer)
+    trainer._has_our_task = has_our_task
+    assert trainer.train_step([{"id": 1}, {}]) == expected
 
 
 def test_a_validation_sentence_that_is_too_long_is_one_line(toy_data: Path, tmp_path: Path) -> None:

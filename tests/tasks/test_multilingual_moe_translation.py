@@ -154,8 +154,15 @@ def test_a_model_that_is_used_has_the_directions_that_it_was_trained_with(toy_da
     [
         ({"lang_pairs": "en-xx"}, "unknown language 'xx' in en-xx; the languages are en, aa, bb"),
         ({"lang_pairs": "en"}, "'en' is not of the form source-target"),
-        ({"extra_lang_pairs": "{'mined': 'en-xx'}"}, "unknown language 'xx' in en-xx"),
+        ({"extra_data": "{'m': '.'}", "extra_lang_pairs": "{'m': 'en-xx'}"}, "unknown language 'xx' in en-xx"),
         ({"extra_lang_pairs": "{'mined': 'en'}"}, "--extra-lang-pairs: 'en' is not of the form source-target"),
+        ({"extra_data": "{'mined': '.'}"}, "--extra-data names 'mined', but --extra-lang-pairs does not: .* both"),
+        ({"extra_lang_pairs": "{'m': 'en-aa'}"}, "--extra-lang-pairs names 'm', but --extra-data does not: .* both"),
+        ({"extra_data": "{'main': '.'}", "extra_lang_pairs": "{'main': 'en-aa'}"}, "--extra-data: 'main' is the data"),
+        (
+            {"extra_data": "{'mono_dae': '.'}", "extra_lang_pairs": "{'mono_dae': 'en-en'}"},
+            "--extra-data: 'mono_dae' is text of one language, which cannot be used yet",
+        ),
         ({"source_lang": "en", "target_lang": "zz"}, "unknown language 'zz'"),
         ({"source_lang": "en"}, "--source-lang and --target-lang go together"),
         ({"lang_dict": "/nowhere/langs.txt"}, "--lang-dict /nowhere/langs.txt: no such file"),

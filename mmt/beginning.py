@@ -1,0 +1,94 @@
+"""Where a training begins: anew, with a checkpoint that an option names, or where its run has stopped."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from mmt.distributed.checkpoint import LAST, beginning, newest_first
+from mmt.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+BEGINNING = {  # fairseq's options about where a training begins, and their defaults
+    "restore_file": LAST,
+    "reset_dataloader": False,
+    "reset_lr_scheduler": False,
+    "reset_meters": False,
+    "reset_optimizer": False,
+}
+# Those that name a checkpoint for a run that has none of its own.
+FIRST_TIME_ONLY = ("finetune_from_model", "continue_once")
+
+
+def how_it_begins(cfg: Any) -> dict[str, Any]:
+    """Return the options of ``--restore-file`` and ``--reset-*`` that are set, of fairseq's CheckpointConfig."""
+    return {option: cfg[option] for option, default in BEGINNING.items() if cfg[option] != default}
+
+
+def options_that_are_done(cfg: Any) -> dict[str, Any]:
+    """Return the options of a training's beginning that must not count any more, since its run has begun, with the
+    values that they must have.
+
+    fairseq would begin with another checkpoint (``--restore-file``), or reset something (``--reset-*``), whenever the
+    command is started, and a job that is put back into the queue would never end. Neither does a run that has
+    checkpoints, but not the last one, begin anew from ``--finetune-from-model`` or ``--continue-once``.
+
+    Args:
+        cfg: fairseq's CheckpointConfig.
+
+    Raises:
+        UserError: names an option whose checkpoint is needed and is not there, or that does not go with another one.
+    """
+    save_dir = Path(cfg.save_dir)
+    begins = how_it_begins(cfg)
+    first = [option for option in FIRST_TIME_ONLY if cfg[option] is not None]
+    if begins and cfg.finetune_from_model is not None:
+        raise UserError(
+            "--finetune-from-model takes the weights of a model and nothing else: it does not go with "
+            f"{', '.join(map(_flag, begins))}"
+        )
+    if begins and beginning(save_dir) == begins:
+        logger.warning(
+            "going on with the training in %s, which has begun with the same --restore-file and --reset-* options; to "
+            "begin with them once more choose another --save-dir, or remove its checkpoints",
+            save_dir,
+        )
+        return {**BEGINNING, **dict.fromkeys(first)}
+    if "restore_file" in begins:
+        with_suffix = cfg.restore_file.replace(".pt", f"{cfg.checkpoint_suffix or ''}.pt")  # what fairseq looks for
+        _refuse_missing(cfg, "restore_file", with_suffix)
+    elif first and _has_checkpoints(save_dir):
+        return dict.fromkeys(first)
+    else:
+        for option in first:
+            _refuse_missing(cfg, option, cfg[option])
+    return {}
+
+
+def refuse_to_forget(save_dir: Path) -> None:
+    """Refuse to begin anew in the folder of a run, if none of its checkpoints can be gone on from.
+
+    Raises:
+        UserError: names the newest of them, and what can be done with it.
+    """
+    checkpoints = newest_first(save_dir, also_without_optimizer=True)
+    if checkpoints:
+        raise UserError(
+            f"--save-dir {save_dir}: no training can go on from the checkpoints in it, which have no optimizer state "
+            f"(--no-save-optimizer-state); choose another folder, where --finetune-from-model {checkpoints[0]} begins "
+            "with their weights"
+        )
+
+
+def _has_checkpoints(save_dir: Path) -> bool:
+    return (save_dir / LAST).exists() or bool(newest_first(save_dir, also_without_optimizer=True))
+
+
+def _refuse_missing(cfg: Any, option: str, path: str) -> None:
+    """Refuse an option whose checkpoint is not there: fairseq would begin anew, or show a traceback."""
+    if not Path(path).is_file():
+        raise UserError(f"{_flag(option)} {cfg[option]}: there is no such checkpoint")
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
