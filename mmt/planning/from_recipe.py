@@ -60,7 +60,8 @@ def from_architecture(name: str, overrides: Sequence[str], vocabulary: int | Non
             raise UserError(f"{override!r}: with --arch, options are model.KEY=VALUE, as in model.moe_experts=128")
         try:
             given = {option: yaml.safe_load(value)}  # "1e-1" is a text to YAML
-            values[option] = OmegaConf.merge(OmegaConf.structured(MoETransformerConfig), given)[option]
+            merged: Any = OmegaConf.merge(OmegaConf.structured(MoETransformerConfig), given)
+            values[option] = merged[option]
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{override!r}: {str(error).splitlines()[0]}") from error
     model = plan_model(MoETransformerConfig(**values), vocabulary or DEFAULT_VOCABULARY, DEFAULT_LANGUAGES)
