@@ -1,4 +1,4 @@
-"""mmt: train, shrink, judge and serve multilingual translation models made of Mixture-of-Experts transformers.
+"""mmt: train, score and use multilingual translation models made of Mixture-of-Experts transformers.
 
 Importing this package is all that fairseq needs to know its tasks, models, criterions and optimizers
 (`fairseq-train ... --user-dir mmt`). fairseq itself imports only the folders ``tasks`` and ``models`` of a plugin, and
