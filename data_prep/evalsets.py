@@ -13,7 +13,7 @@ from data_prep.lines import read_lines
 from data_prep.normalise import normalise
 from data_prep.recipe import REPOSITORY
 from data_prep.steps import Unit
-from data_prep.text_files import folders_below, parse_name
+from data_prep.text_files import FORMATS, folders_below
 
 VERSION = 1
 PACKED = REPOSITORY / "evalsets"
@@ -57,9 +57,10 @@ def _unpack(archive: Path, folder: Path) -> dict[str, int]:
 
 
 def held_out_files(folders: list[Path]) -> list[Path]:
-    """All text files below the folders, ``<set>.<language>`` or ``<set>.<pair>.<language>``, linked ones too.
+    """All text files below the folders, linked ones too, whatever the languages are called.
 
-    A file of another name is a :class:`DataError`: nobody would see that its sentences stay in training.
+    A packed one, a table or a text without an ending is a :class:`DataError`: nobody would see that its sentences stay
+    in training.
     """
     files: dict[Path, None] = {}  # a folder may be named twice, or lie in another
     for folder in folders:
@@ -72,10 +73,11 @@ def held_out_files(folders: list[Path]) -> list[Path]:
         if not found:
             raise DataError(f"no files <name>.<language> in {folder}")
         for path in found:
-            if parse_name(path.name) is None:
+            ending = path.suffix.removeprefix(".")
+            if not ending or ending in FORMATS:
                 raise DataError(
-                    f"{path}: a file of an evaluation set must be plain text called <set>.<language> or "
-                    f"<set>.<pair>.<language>, like test.de or test.en-de.de; rename it, or move it out of {folder}"
+                    f"{path}: a file of an evaluation set must be plain text with a sentence a line, called like "
+                    f"test.de or test.en-de.de; unpack or rename it, or move it out of {folder}"
                 )
         files.update(dict.fromkeys(found))
     return list(files)

@@ -195,10 +195,10 @@ def _retried(work: Callable[[], Any]) -> Any:
             time.sleep(WAIT_SECONDS * (attempt + 1))
 
 
-def _without_apt(fetcher: Fetcher, sources: list[Source], wanted: list[Wanted]) -> list[Wanted]:
-    """What is left to fetch: nothing with apt where that fails, but other packages of the sources are there.
+def _without_apt(fetcher: Fetcher, wanted: list[Wanted]) -> list[Wanted]:
+    """What is left to fetch: nothing with apt where that fails, but all that it would bring was missing before.
 
-    The packages are then named as missing. One that is never offered would else make every later run need the network.
+    A package that is never offered would else make every later run need the network.
     """
     of_apt = [(source, package) for source, package in wanted if source.registry in {"apt", "apt-descriptions"}]
     if not of_apt:
@@ -206,7 +206,8 @@ def _without_apt(fetcher: Fetcher, sources: list[Source], wanted: list[Wanted]) 
     try:
         fetcher.apt()
     except DataError as error:
-        if not any(entry["source"] in {source.name for source in sources} for entry in fetcher.entries):
+        missing_before = (read_json(stats_path(fetcher.output)) or {}).get("missing", {})
+        if not all(package in missing_before for _, package in of_apt):
             raise
         fetcher.missing |= {package: str(error) for _, package in of_apt}
         return [item for item in wanted if item not in of_apt]
@@ -233,7 +234,7 @@ def fetch(recipe: Recipe, sources: list[Source], output: Path, locales: list[str
     fetcher = Fetcher(output, read_versions(recipe), locales)
     wanted = [(s, p) for s in sources for p in s.packages if not fetcher.has(s, p)]
     try:
-        wanted = _without_apt(fetcher, sources, wanted)
+        wanted = _without_apt(fetcher, wanted)
         if debian := [(s, p) for s, p in wanted if s.registry == "apt"]:
             fetcher.fetch_packages(debian)
         for source, package in wanted:

@@ -49,20 +49,29 @@ class OwnFiles(NamedTuple):
         return [path for by_language in (*of_pairs, *self.multi_way.values()) for path in by_language.values()]
 
 
-def _multi_way_name(name: str) -> tuple[str, str] | None:
-    """``("test", "de")`` for ``test.de``; None for other names."""
-    parsed = parse_name(name)
-    return (parsed.set, parsed.language) if parsed and not parsed.pair and parsed.set in ("valid", "test") else None
+def _multi_way_files(folder: Path) -> dict[str, dict[str, Path]]:
+    """The files ``<valid|test>.<language>`` by set and language, if a set has a language that text in pairs has too:
+    ``test.log`` and ``test.py`` alone are none.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    of_pairs = {code for name in names if (match := _PAIR_FILE.fullmatch(name)) for code in match.groups()[1:3]}
+    found: dict[str, dict[str, Path]] = {}
+    for name in names:
+        parsed = parse_name(name)
+        if parsed and not parsed.pair and parsed.set in ("valid", "test"):
+            found.setdefault(parsed.set, {})[parsed.language] = folder / name
+    return {of_set: files for of_set, files in found.items() if of_pairs & files.keys()}
 
 
 def ignored_files(folder: Path) -> list[str]:
     """Names of files that were meant to be text, as it seems, but are not called as :func:`find_files` wants them."""
+    of_sets = {path for files in _multi_way_files(folder).values() for path in files.values()}
     ignored = [
         path
         for path in folder.iterdir()
         if path.is_file()
         and (_LOOKS_MEANT.fullmatch(path.name) or _LOOKS_ALIGNED.fullmatch(path.name))
-        and not (_PAIR_FILE.fullmatch(path.name) or _multi_way_name(path.name))
+        and not (_PAIR_FILE.fullmatch(path.name) or path in of_sets)
     ]
     for path in folder.glob("*/*"):
         of_a_step = path.parent.name.startswith(".") or stats_path(path.parent).is_file()
@@ -80,7 +89,7 @@ def tell_ignored(source: Path) -> str:
 
 def find_files(folder: Path) -> OwnFiles:
     """The text files of a folder, by their names; a :class:`DataError` if nothing can be trained with them."""
-    found = OwnFiles({}, {})
+    found = OwnFiles({}, _multi_way_files(folder))
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         if match := _PAIR_FILE.fullmatch(path.name):
             name, source, target, language = match.groups()
@@ -89,8 +98,6 @@ def find_files(folder: Path) -> OwnFiles:
             if source == target or language not in (source, target):
                 raise DataError(f"{path}: must be named <train|valid|test>.<source>-<target>.<source or target>")
             found.pairs.setdefault((name, source, target), {})[language] = path
-        elif multi_way := _multi_way_name(path.name):
-            found.multi_way.setdefault(multi_way[0], {})[multi_way[1]] = path
     trained = [{source, target} for name, source, target in found.pairs if name == "train"]
     if not trained:
         raise DataError(

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from data_prep.binarize import load_model
@@ -149,12 +149,9 @@ def only_one(folder: Path) -> Iterator[int]:
 @contextmanager
 def only_writer(work: Path, output: Path) -> Iterator[list[int]]:
     """Let one run at a time write below both folders; yields the descriptors that hold the locks."""
-    with only_one(work) as first:
-        if output.resolve() == work.resolve():
-            yield [first]
-        else:  # always second: no two runs wait for each other
-            with only_one(output) as second:
-                yield [first, second]
+    with ExitStack() as stack:
+        # Each once and in the same order, whatever they are for: no two runs wait for each other.
+        yield [stack.enter_context(only_one(folder)) for folder in sorted({work.resolve(), output.resolve()})]
 
 
 def run_commands(commands: list[Command], verbose: bool, locks: Sequence[int] = ()) -> None:

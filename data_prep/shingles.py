@@ -23,6 +23,7 @@ _WORDS, _HAN_CHARACTERS, _ALPHABETIC_CHARACTERS = (3, 4), (5, 8), (10, 15)
 # \w knows no vowel signs of the Indic scripts, which belong to their word; U+0964 and U+0965 are full stops.
 _TOKEN = re.compile("[\\w\u0900-\u0963\u0966-\u0dff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]+")
 _UNSPACED = re.compile(f"[{UNSPACED_CLASS}]")
+_ONLY_UNSPACED = re.compile(f"[{UNSPACED_CLASS} ]+")
 _HAN = re.compile(f"[{SCRIPT_CLASSES['Kana+Han']}]")
 _MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u200c\u200d\u0640]")
 _PRODUCT = re.compile(r"google chrome|chromium|chrome|google")
@@ -57,8 +58,15 @@ def shape(words: list[str]) -> tuple[int, int]:
 
 
 def shingles(words: list[str], length: int) -> set[str]:
-    """The set of runs of ``length`` tokens; of a shorter sentence, none."""
-    return {" ".join(words[i : i + length]) for i in range(len(words) - length + 1)}
+    """The set of runs of ``length`` tokens; of a shorter sentence, none.
+
+    As long as three words, a run of characters alone says too little and is left out: three Chinese characters are two
+    words of many sentences.
+    """
+    grams = {" ".join(words[i : i + length]) for i in range(len(words) - length + 1)}
+    if length == _WORDS[0] and any(map(_UNSPACED.search, words)):
+        return {gram for gram in grams if not _ONLY_UNSPACED.fullmatch(gram)}
+    return grams
 
 
 class HeldOut:

@@ -19,7 +19,7 @@ from data_prep.pairs import pair_name, split_pair
 from data_prep.recipe import LANGUAGE_CODE
 
 # They tell how a file is written. Where one is a language's code too, that language can be called tsv_Latn.
-_FORMATS = {"csv", "doc", "gz", "pdf", "po", "sgm", "tar", "tgz", "tmx", "tsv", "txt", "xml", "xz", "zip", "zst"}
+FORMATS = {"csv", "doc", "gz", "pdf", "po", "sgm", "tar", "tgz", "tmx", "tsv", "txt", "xml", "xz", "zip", "zst"}
 _NAME = re.compile(r"([^.]+)(?:\.([^.-]+)-([^.-]+))?\.([^.-]+)")
 
 Pair = tuple[str, str]
@@ -42,7 +42,7 @@ def parse_name(name: str) -> TextName | None:
     pair = (first, second) if first else ()
     if pair and (first == second or language not in pair):
         return None
-    if not pair and language in _FORMATS:
+    if not pair and language in FORMATS:
         return None
     if not all(LANGUAGE_CODE.fullmatch(code) for code in (*pair, language)):
         return None
@@ -76,6 +76,7 @@ def read_set(folder: Path, pairs: list[str], counts: dict[str, dict[str, int]]) 
 
     Args:
         folder: holds ``<its name>.<lang>`` or ``<its name>.<pair>.<lang>``; of a pair that has both, the latter count.
+            Of the former, a pair without a line that has text in both is left out.
         pairs: those that are trained; files of ``de-en`` count for ``en-de`` if that is trained.
         counts: gets the bad lines by pair and kind.
     """
@@ -101,7 +102,10 @@ def read_set(folder: Path, pairs: list[str], counts: dict[str, dict[str, int]]) 
     for pair, (left, right) in files.items():
         skipped = counts.setdefault(pair, {})
         found[pair] = [(normalise(a), normalise(b)) for a, b in read_aligned(left, right, skipped)]
-        if not found[pair]:
+        is_multi_way = left.name == f"{name}.{split_pair(pair)[0]}"
+        if not found[pair] and is_multi_way:
+            del found[pair]
+        elif not found[pair]:
             raise DataError(f"{left} and {right.name}: no line has text in both; skipped: {skipped or 'none'}")
     return found
 

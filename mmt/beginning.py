@@ -1,6 +1,7 @@
 """Where a training begins: anew, with a checkpoint that an option names, or where its run has stopped."""
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def options_that_are_done(cfg: Any) -> dict[str, Any]:
     if "restore_file" in begins:
         with_suffix = cfg.restore_file.replace(".pt", f"{cfg.checkpoint_suffix or ''}.pt")  # what fairseq looks for
         _refuse_missing(cfg, "restore_file", with_suffix)
-    elif first and _has_checkpoints(save_dir):
+    elif first and _has_checkpoints(save_dir, of_others=[Path(cfg[option]) for option in first]):
         return dict.fromkeys(first)
     else:
         for option in first:
@@ -80,8 +81,9 @@ def refuse_to_forget(save_dir: Path) -> None:
         )
 
 
-def _has_checkpoints(save_dir: Path) -> bool:
-    return (save_dir / LAST).exists() or bool(newest_first(save_dir, also_without_optimizer=True))
+def _has_checkpoints(save_dir: Path, of_others: Collection[Path]) -> bool:
+    found = newest_first(save_dir, also_without_optimizer=True)
+    return (save_dir / LAST).exists() or any(path not in of_others for path in found)
 
 
 def _refuse_missing(cfg: Any, option: str, path: str) -> None:

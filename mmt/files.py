@@ -5,6 +5,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,12 +71,28 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise
 
 
+def knows_locks(folder: Path) -> bool:
+    """Tell whether files in ``folder`` can be locked, which some file systems of clusters do not offer."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return _lock(file.fileno(), fcntl.LOCK_EX)
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    """Lock a file; False if its file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Let one process at a time change ``path``, if all of them ask here, and the file system knows locks."""
     with path.with_name(f".{path.name}.lock").open("w") as lock:
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        _lock(lock.fileno(), fcntl.LOCK_EX)
         yield
 
 
@@ -86,12 +103,10 @@ def try_lock(path: Path) -> int | None:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
-    except OSError:
-        pass
     return descriptor
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmt.distributed.shards import remove_unfinished
 from mmt.errors import NotWritten, UserError
-from mmt.files import lock_until_exit, why_not_written
+from mmt.files import knows_locks, lock_until_exit, why_not_written
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ def claim(save_dir: Path) -> None:
     """Keep other trainings from writing to a folder, each of which would remove the other's checkpoints; and remove
     what a killed save has left in it, which may fill the disk.
 
-    Where the lock cannot be opened, nobody knows whether what seems left is being written, and it stays.
+    Where there is no lock, nobody knows whether what seems left is being written, and it stays.
 
     Raises:
         UserError: if another training writes to it.
@@ -32,7 +32,8 @@ def claim(save_dir: Path) -> None:
             f"--save-dir {save_dir}: another training writes to this folder ({lock}); wait for its end, or choose "
             "another one (checkpoint.save_dir in a recipe)"
         )
-    remove_unfinished(save_dir)
+    if knows_locks(save_dir):
+        remove_unfinished(save_dir)
 
 
 def keep_vocabulary(task: Any, folder: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from mmt.errors import UserError
-from mmt.files import try_lock
+from mmt.files import knows_locks, try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -73,11 +73,19 @@ class Claims:
 
     Args:
         folder: where the locks are; shared by the processes, which may be on several hosts.
+
+    Raises:
+        UserError: if there are several processes, and files in the folder cannot be locked.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        if rank_and_world_size()[1] > 1 and not knows_locks(folder):
+            raise UserError(
+                f"{folder}: the disk offers no locks on files, by which several processes share out work; use one "
+                "process, or a folder on another disk"
+            )
 
     @contextlib.contextmanager
     def claim(self, name: str) -> Iterator[bool]:

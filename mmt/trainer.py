@@ -57,7 +57,7 @@ class MoETrainer(SavingTrainer):
         refuse_dead_flags(cfg.distributed_training)
         refuse_two_precisions(cfg.common)
         self._has_our_task = isinstance(task, MultilingualMoETranslationTask)
-        if self._has_our_task:
+        if self._has_our_task and not cfg.dataset.disable_validation:
             task.check_best_metric(cfg.checkpoint.best_checkpoint_metric, _metrics_of_validation(criterion, model))
         self._beginning = how_it_begins(cfg.checkpoint)
         if moe_layers(model) and not isinstance(criterion, MoELabelSmoothedCrossEntropyCriterion):
@@ -231,7 +231,7 @@ class MoETrainer(SavingTrainer):
 
 def _metrics_of_validation(criterion: Any, model: Any) -> list[str] | None:
     """Name what a validation logs of the loss and the experts; None if these are somebody else's, who knows it."""
-    if type(criterion) is MoELabelSmoothedCrossEntropyCriterion and isinstance(model, MoETransformerModel):
+    if type(criterion) is MoELabelSmoothedCrossEntropyCriterion and type(model) is MoETransformerModel:
         return criterion.metrics_of_validation(names_of_moe_layers(model))
     return None
 

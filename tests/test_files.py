@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mmt.files import lock_until_exit, locked, try_lock, write_text
+from mmt.errors import UserError
+from mmt.files import knows_locks, lock_until_exit, locked, try_lock, write_text
+from mmt.sharing import Claims
 
 
 def _lock_and_leave_a_child(path: Path, connection: Connection) -> None:
@@ -74,3 +76,25 @@ def test_where_a_file_system_knows_no_locks_everyone_gets_them(tmp_path: Path, m
     with locked(tmp_path / "results.json"):
         write_text(tmp_path / "results.json", "{}")
     assert (tmp_path / "results.json").read_text() == "{}"
+    assert not knows_locks(tmp_path)
+
+
+def test_several_processes_share_no_work_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def are_unknown(*args: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", are_unknown)
+    with Claims(tmp_path).claim("en-de") as is_mine:
+        assert is_mine
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="the disk offers no locks on files"):
+        Claims(tmp_path)
+
+
+def test_other_failures_of_a_lock_are_not_taken_for_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        try_lock(tmp_path / "lock")

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        print(f"mmt: error: out of memory; a smaller batch needs less: {_first_line(error)}", file=sys.stderr)
+        print(f"mmt: error: out of memory: {_first_line(error)}", file=sys.stderr)
         return EXIT_FAILURE
     except OSError as error:
         _give_up_stdout()

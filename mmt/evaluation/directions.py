@@ -101,7 +101,7 @@ def read_tiers(path: Path) -> dict[str, str]:
         if len(row) <= max(code, tier):
             raise UserError(f"--tiers {path}, line {number}: {len(row)} columns, but the first line has {len(header)}")
         if row[tier] in (ALL, FROM_ENGLISH, INTO_ENGLISH, OTHER):
-            raise UserError(f"--tiers {path}, line {number}: no tier can be called {row[tier]}, as another average is")
+            raise UserError(f"--tiers {path}, line {number}: {row[tier]!r} is the name of another average")
     return {row[code]: row[tier] for row in rows[1:]}
 
 

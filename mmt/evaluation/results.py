@@ -98,14 +98,18 @@ class ResultsFolder:
     def _begin_or_go_on(
         path: Path, identity: Record, test_sets: dict[str, str], *, restart: bool
     ) -> tuple[Record, dict[tuple[str, str], Record]]:
-        if restart and (path / RUN).is_file():
-            _read_run(path, any_format=True)  # ours
+        if (path / SCORES).is_file() and not (path / RUN).is_file() and not restart:
+            raise UserError(f"{path} holds {SCORES}, but no {RUN}; choose another --output, or --restart")
+        if restart and ((path / RUN).is_file() or (path / SCORES).is_file()):
+            if (path / RUN).is_file():
+                _read_run(path, any_format=True)  # a file of ours
+            _read_scores(path)
             # Scores first: without them a direction is not finished, whatever else a kill leaves here.
             for name in (SCORES, SUMMARY):
                 (path / name).unlink(missing_ok=True)
             shutil.rmtree(path / HYPOTHESES)
             (path / HYPOTHESES).mkdir()
-            (path / RUN).unlink()
+            (path / RUN).unlink(missing_ok=True)
         run: Record = {"format": FORMAT, "identity": identity, "test_sets": test_sets}
         records: dict[tuple[str, str], Record] = {}
         if (path / RUN).is_file():

@@ -132,8 +132,9 @@ class Translator:
 
     def check_direction(self, source: str, target: str, option: str) -> None:
         """Raise a UserError that names ``option`` if the model knows only trained pairs, and this is none of them."""
-        cfg, direction, known = self.model.cfg, f"{source}-{target}", self.trained_directions
-        if cfg.moe_experts > 0 and cfg.moe_task_id == "pair" and direction not in known:
+        direction, known = f"{source}-{target}", self.trained_directions
+        routes_by_pair = self.model.encoder.needs_task_id and self.model.cfg.moe_task_id == "pair"
+        if routes_by_pair and direction not in known:
             raise UserError(
                 f"{option}: a model with --moe-task-id pair translates trained pairs only, and {direction} is not one "
                 f"of them: {', '.join(known)}"

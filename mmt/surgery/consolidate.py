@@ -46,7 +46,8 @@ def consolidate(checkpoint: Path, output: Path) -> int:
         if output.suffix == ".pt":
             kept = {key: value for key, value in state.items() if key not in TRAINING_FIELDS}
             with partial.open("wb") as file:  # given a path, torch would not say what went wrong
-                torch.save({**kept, "cfg": _settings(state)}, file)
+                # None says that nobody can go on training from here; a run without optimizer state has no such entry.
+                torch.save({**kept, "last_optimizer_state": None, "cfg": _settings(state)}, file)
         else:
             _save_safetensors(state, partial)
         sync_and_replace(partial, output)

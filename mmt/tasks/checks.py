@@ -22,7 +22,6 @@ def check_options(args: argparse.Namespace, languages: Sequence[str]) -> None:
     Raises:
         UserError: names the option, file or language that is wrong.
     """
-    _check_further_data(args)
     trained = read = args.lang_pairs + extra_lang_pairs(args)
     if args.source_lang is not None or args.target_lang is not None:
         if args.source_lang is None or args.target_lang is None:
@@ -46,8 +45,12 @@ def check_options(args: argparse.Namespace, languages: Sequence[str]) -> None:
                     raise UserError(f"{folder} has neither dict.txt nor dict.{language}.txt")
 
 
-def _check_further_data(args: argparse.Namespace) -> None:
-    """Check that each kind of further data has a folder and directions: fairseq reads nothing of it otherwise."""
+def check_further_data(args: argparse.Namespace) -> None:
+    """Check that each kind of further data has a folder and directions: fairseq reads nothing of it otherwise.
+
+    Raises:
+        UserError: names the option and the kind.
+    """
     folders, directions = args.extra_data or {}, args.extra_lang_pairs or {}
     for kind in (*folders, *directions):
         if kind not in folders or kind not in directions:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mmt.data.dataset_manager import LanguageIdDatasetManager
 from mmt.data.language_ids import LanguageIdDataset
 from mmt.errors import UserError
-from mmt.tasks.checks import check_best_metric, check_options
+from mmt.tasks.checks import check_best_metric, check_further_data, check_options
 from mmt.tasks.config import (
     MultilingualMoETranslationConfig,
     as_fairseq_arguments,
@@ -78,6 +78,8 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         """
         args = as_fairseq_arguments(cfg)
         check_options(args, LanguageIdDatasetManager.load_langs(args))
+        if not kwargs.get("from_checkpoint"):  # a model is used without its training data
+            check_further_data(args)
         task = super().setup_task(args, **kwargs)
         task.sentencepiece  # a damaged model is better found now than at the first validation
         if args.fixed_dictionary is not None:  # two dictionaries have no place in a data folder

@@ -107,7 +107,7 @@ def test_a_kill_costs_at_most_one_direction(
 ) -> None:
     results = tmp_path / "results"
     process = start_mmt("evaluate", tiny / "run", "--output", results, *QUICK)
-    wait_until(lambda: (results / wait_for).is_file(), wait_for, interval_s=0.002)
+    wait_until(lambda: (results / wait_for).is_file() or process.poll() is not None, wait_for, interval_s=0.002)
     assert process.poll() is None
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -225,6 +225,12 @@ def test_a_direction_that_a_model_of_pairs_does_not_know_is_refused_before_anyth
     assert evaluated.startswith(f"mmt: error: --directions all: {rule}")
     assert translated.startswith(f"mmt: error: --to: {rule}")
     assert not (tmp_path / "run" / "results").exists()
+
+    # Where nothing is routed by task, the option says nothing.
+    pair = ["--moe-task-id", "pair", "--max-update", "1", "--disable-validation"]
+    train(tiny / "bin", tmp_path / "token", *ROUTINGS["token"], *pair)
+    finished = mmt("translate", "--model", tmp_path / "token", "--from", "de", "--to", "ru", *QUICK, stdin=b"a\n")
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_a_model_of_words_is_scored_without_a_sentencepiece_model(toy_data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from mmt.errors import UserError
 from tests.cli.command import mmt, start_mmt
 
 
-OUT_OF_MEMORY = "mmt: error: out of memory; a smaller batch needs less: "
+OUT_OF_MEMORY = "mmt: error: out of memory: "
 
 
 @pytest.mark.parametrize("verb", dispatcher.VERBS)

@@ -87,8 +87,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     "name",
     [
-        "test.en.txt", "test.txt", "test.tsv", "test.de.gz", "test.sgm", "test.en-de.fr", "test.en-en.en", "test.pt-BR",
-        "test.en-de.en~", "eng_Latn.devtest", "sentences", "new.test.de",
+        "test.en.txt", "test.txt", "test.tsv", "metadata_dev.tsv", "test.de.gz", "test.sgm", "sentences",
     ],
 )  # fmt: skip
 def test_a_file_that_would_not_be_read_as_it_is_meant_is_refused_by_name(tmp_path: Path, name: str) -> None:
@@ -100,7 +99,7 @@ def test_a_file_that_would_not_be_read_as_it_is_meant_is_refused_by_name(tmp_pat
 
 
 def test_what_is_no_text_may_lie_beside_it(tmp_path: Path) -> None:
-    text = ["test.de", "test.zh_Hans", "news-2014.en-de.de", "test.en-tsv.tsv"]
+    text = ["test.de", "test.zh_Hans", "news-2014.en-de.de", "eng_Latn.devtest", "test.pt-BR", "new.test.v2.de"]
     other = ["README", "README.md", "NOTICE", "LICENSE", "LICENCE.txt", "scores.json", "notes.md", "ids.txt"]
     for name in [*text, *other, ".test.de.swp", ".git/config"]:
         write_lines(tmp_path / name, ["a line"])

@@ -180,7 +180,7 @@ def test_the_first_pair_of_a_table_without_header_may_be_two_short_words(tmp_pat
 
 def test_files_with_other_names_are_named_and_not_read(tmp_path: Path, folder: Path) -> None:
     named = [
-        "dev.en-de.en", "news.en-de.de", "test.tsv", "tests/test.en-de.en", "train.en", "train.en-it.it.gz",
+        "dev.en-de.en", "news.en-de.de", "test.log", "test.tsv", "tests/test.en-de.en", "train.en", "train.en-it.it.gz",
         "valid.Deutsch", "valid.en-de.en.txt",
     ]  # fmt: skip
     for name in [*named, "notes.txt", "tests/notes.en-de.en", "made/train.en-de.en", ".hidden/test.en"]:

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -228,8 +230,9 @@ def own_text_command(tmp_path: Path) -> list[str]:
     return [sys.executable, "-m", "data_prep.run", "--input", str(table), *options]
 
 
-def stopped_step(run: "subprocess.Popen[str]", name: str) -> int:
-    """Wait for a step of a run, stop it where it is, and return its process."""
+@contextmanager
+def stopped_step(run: "subprocess.Popen[str]", name: str) -> Iterator[int]:
+    """Wait for a step of a run, stop it where it is, and yield its process; at the end it is killed."""
 
     def steps_of_that_name() -> list[int]:
         return [p for p in children(run.pid) if f"data_prep.{name}".encode() in Path(f"/proc/{p}/cmdline").read_bytes()]
@@ -237,33 +240,37 @@ def stopped_step(run: "subprocess.Popen[str]", name: str) -> int:
     wait_until(lambda: bool(steps_of_that_name()), f"the step {name}", interval_s=0.01)
     (step,) = steps_of_that_name()
     os.kill(step, signal.SIGSTOP)
-    return step
+    try:
+        yield step
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(step, signal.SIGKILL)
 
 
 def test_a_run_that_is_told_to_end_takes_its_step_along(own_text_command: list[str]) -> None:
     run = subprocess.Popen(own_text_command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True)
-    step = stopped_step(run, "own_text")
-    time.sleep(1)  # until the run knows that it has begun
+    with stopped_step(run, "own_text") as step:
+        time.sleep(1)  # until the run knows that it has begun
 
-    run.terminate()
+        run.terminate()
 
-    assert run.wait(TIMEOUT_SECONDS) == 128 + signal.SIGTERM
-    assert not Path(f"/proc/{step}").exists()
+        assert run.wait(TIMEOUT_SECONDS) == 128 + signal.SIGTERM
+        assert not Path(f"/proc/{step}").exists()
 
 
 def test_a_run_started_again_waits_for_the_step_that_a_killed_run_has_left(
     tmp_path: Path, own_text_command: list[str]
 ) -> None:
     killed = subprocess.Popen(own_text_command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True)
-    step = stopped_step(killed, "own_text")
-    killed.kill()
-    killed.wait()
+    with stopped_step(killed, "own_text") as step:
+        killed.kill()
+        killed.wait()
 
-    again = subprocess.Popen(own_text_command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    assert again.stdout is not None
-    first_line = again.stdout.readline()
-    os.kill(step, signal.SIGCONT)
-    again.communicate(timeout=TIMEOUT_SECONDS)
+        again = subprocess.Popen(own_text_command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        assert again.stdout is not None
+        first_line = again.stdout.readline()
+        os.kill(step, signal.SIGCONT)
+        again.communicate(timeout=TIMEOUT_SECONDS)
 
     assert first_line == f"waiting for another run of data_prep that writes to {tmp_path / 'data' / 'mine'}\n"
     assert again.returncode == 0

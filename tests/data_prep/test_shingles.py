@@ -45,6 +45,7 @@ THAI = "ผู้ดูแลระบบของคุณปิดฟีเจ
         (f"{THAI} 设", THAI[:14], None),  # a mere phrase of Thai, though a long one of Chinese
         (f"{CHINESE} {ENGLISH} until tomorrow", f"{ENGLISH} until tomorrow", "near"),
         (f"{CHINESE} {ENGLISH}", "请检查您的网络连接 before you turn off your device", None),
+        ("请检查网络 your device settings before you turn off", "请检查网络吧", None),  # two words of Chinese
     ],
 )
 def test_sentence_is_matched_or_not(held_out: str, sentence: str, match: str | None) -> None:

@@ -204,7 +204,7 @@ def test_tiers_are_read_by_the_names_of_columns(tmp_path: Path) -> None:
         ("code\tsize\nde\t1\n", "the first line must name tab-separated columns, among them code and tier"),
         ("", "the first line must name tab-separated columns"),
         ("code\ttier\nde\n", "line 2: 1 columns, but the first line has 2"),
-        ("code\ttier\nde\tother\n", "line 2: no tier can be called other, as another average is"),
+        ("code\ttier\nde\tother\n", "line 2: 'other' is the name of another average"),
     ],
 )
 def test_a_bad_table_of_tiers_is_named(content: str, message: str, tmp_path: Path) -> None:

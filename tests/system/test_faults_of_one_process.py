@@ -34,7 +34,7 @@ def test_inf_in_an_expert_of_one_process_is_seen_by_all(options: list[str], toy_
     code, errors, updates = train_with_fault(toy_data, tmp_path, "inf", *options)
     assert code != 0
     assert updates == [1, 2, 3]
-    assert errors.count("update 4: the gradient") == 2  # its own, or what another process has said before
+    assert errors.count("update 4: the gradient") >= 2  # of both, which may also repeat what the other has said
     assert "encoder.layers.0.moe.experts.weight_1" in errors
     assert (tmp_path / "checkpoint_1_2.pt").exists()
 

@@ -198,7 +198,11 @@ def test_a_run_keeps_the_vocabulary_that_it_began_with(toy_data: Path, tmp_path:
             wait_until((tmp_path / "run" / "dict.txt").exists, "the first checkpoint's vocabulary")
             (data / "dict.txt").write_text("prepared anew 1\n")
             saved = len(list((tmp_path / "run").glob("checkpoint_*_*.pt")))
-            wait_until(lambda: len(list((tmp_path / "run").glob("checkpoint_*_*.pt"))) >= saved + 3, "checkpoints")
+
+            def goes_on() -> bool:
+                return len(list((tmp_path / "run").glob("checkpoint_*_*.pt"))) >= saved + 3
+
+            wait_until(lambda: goes_on() or training.poll() is not None, "checkpoints")
             assert training.poll() is None
         finally:
             training.kill()
