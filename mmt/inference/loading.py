@@ -9,6 +9,7 @@ from fairseq import checkpoint_utils
 from omegaconf import DictConfig
 
 from mmt.errors import UserError
+from mmt.fairseq_options import switched_off
 from mmt.tasks.vocabulary_files import DICTIONARY, DIRECTIONS, FILES, LANGUAGES, holds_vocabulary
 
 TASK = "multilingual_moe_translation"
@@ -93,7 +94,8 @@ def load_model(path: str | Path, *, data: str | Path | None = None, device: str 
         raise UserError(f"--model {checkpoint}: its weights do not fit its settings ({_first_line(error)})") from error
     model = models[0]
     model.to(device).eval()
-    model.prepare_for_inference_(config)
+    with switched_off(config.common, "bf16"):  # in which it was trained
+        model.prepare_for_inference_(config)
     return LoadedModel(model, task, config, checkpoint, folder, vocabulary)
 
 

@@ -5,6 +5,7 @@ sub-layers.
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from fairseq.data import Dictionary
 from fairseq.models import register_model
 from fairseq.models.transformer import TransformerModelBase
@@ -24,7 +25,12 @@ class MoETransformerModel(TransformerModelBase):
 
     With ``--moe-experts 0`` it is fairseq's dense transformer: the same parameters under the same names, so checkpoints
     can be exchanged.
+
+    Attributes:
+        autocast_dtype: in which it is used for translating; None computes in the parameters' own type.
     """
+
+    autocast_dtype: torch.dtype | None = None
 
     @classmethod
     def add_args(cls, parser: Any) -> None:
@@ -115,6 +121,11 @@ class MoETransformerModel(TransformerModelBase):
             if getattr(self.cfg, f"{layer.split('.')[0]}_routing") != "task"
         ]
         return output, extra
+
+    def prepare_for_inference_(self, cfg: Any) -> None:
+        """Prepare for translating, with ``--bf16`` in bfloat16: fairseq-generate has the option, but ignores it."""
+        super().prepare_for_inference_(cfg)
+        self.autocast_dtype = torch.bfloat16 if cfg.common.bf16 else None
 
     def run(self, work: Callable[[], Any]) -> Any:
         """Return ``work()``, which calls encoder and decoder one by one.

@@ -267,7 +267,8 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
     @contextlib.contextmanager
     def _autocast(self, model: nn.Module) -> Iterator[None]:
         device = next(model.parameters()).device.type
-        with torch.autocast(device, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+        dtype = self.autocast_dtype or getattr(model, "autocast_dtype", None)
+        with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
             yield
 
     def train_step(

@@ -116,6 +116,16 @@ def test_results_of_another_checkpoint_are_refused_unless_restarted(results: Pat
     assert json.loads((results / "run.json").read_text())["identity"] == {"checkpoint_sha256": "def"}
 
 
+def test_scores_of_nobody_knows_which_checkpoint_are_refused_unless_restarted(results: Path) -> None:
+    (results / "run.json").unlink()
+
+    with pytest.raises(UserError, match=r"holds scores.jsonl, but no run.json; choose another --output, or --restart"):
+        open_results(results)
+
+    assert ResultsFolder.open_for_writing(results, IDENTITY, {}, restart=True).records == {}
+    assert not (results / "scores.jsonl").exists()
+
+
 def test_scores_on_another_text_are_refused(results: Path) -> None:
     with pytest.raises(UserError, match=r"holds scores of en-de on another text of test set test; .*--restart"):
         open_results(results).finished("test", "en-de", "s", "another")

@@ -4,6 +4,7 @@ All of them start anew: fairseq imports the plugin while it imports itself.
 """
 
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,16 +17,28 @@ TASK = [*NAMED, "--task", "multilingual_moe_translation", *LANGUAGE_TOKENS, "--n
 VALID_SENTENCES = 4  # of each of the tiny model's four directions
 
 
+def hypotheses_of(result: subprocess.CompletedProcess[str]) -> dict[str, tuple[float, str]]:
+    """Return the score and text of each hypothesis that ``fairseq-generate`` has printed."""
+    lines = [line.split("\t") for line in result.stdout.splitlines() if line.startswith("H-")]
+    return {name: (float(score), text) for name, score, text in lines}
+
+
 def test_fairseq_generate_translates_every_sentence(tiny: Path, tmp_path: Path) -> None:
     direction = ["--source-lang", "en", "--target-lang", "de", "--gen-subset", "valid"]
     options = ["--path", tiny / "run" / "checkpoint_last.pt", "--remove-bpe", "sentencepiece"]
     result = run_anew(["fairseq-generate", tiny / "bin", *TASK, *direction, *options], cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:] + result.stdout[-2000:]
-    hypotheses = [line.split("\t") for line in result.stdout.splitlines() if line.startswith("H-")]
-    assert sorted(name for name, *_ in hypotheses) == [f"H-{i}" for i in range(VALID_SENTENCES)]
-    for _, score, text in hypotheses:
-        assert float(score) < 0
+    hypotheses = hypotheses_of(result)
+    assert sorted(hypotheses) == [f"H-{i}" for i in range(VALID_SENTENCES)]
+    for score, text in hypotheses.values():
+        assert score < 0
         assert "__de__" not in text
+
+    options += ["--bf16"]
+    rough = hypotheses_of(run_anew(["fairseq-generate", tiny / "bin", *TASK, *direction, *options], cwd=tmp_path))
+    assert sorted(rough) == sorted(hypotheses)
+    differences = [abs(rough[name][0] - score) for name, (score, _) in hypotheses.items()]
+    assert 0 < max(differences) < 0.1
 
 
 @pytest.mark.parametrize(
