@@ -57,7 +57,7 @@ class MoETrainer(SavingTrainer):
         refuse_dead_flags(cfg.distributed_training)
         refuse_two_precisions(cfg.common)
         self._has_our_task = isinstance(task, MultilingualMoETranslationTask)
-        if self._has_our_task and not cfg.dataset.disable_validation:
+        if self._has_our_task:
             task.check_best_metric(cfg.checkpoint.best_checkpoint_metric, _metrics_of_validation(criterion, model))
         self._beginning = how_it_begins(cfg.checkpoint)
         if moe_layers(model) and not isinstance(criterion, MoELabelSmoothedCrossEntropyCriterion):

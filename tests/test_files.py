@@ -14,6 +14,7 @@ import pytest
 from mmt.errors import UserError
 from mmt.files import knows_locks, lock_until_exit, locked, try_lock, write_text
 from mmt.sharing import Claims
+from tests.system.launched import wait_until
 
 
 def _lock_and_leave_a_child(path: Path, connection: Connection) -> None:
@@ -37,7 +38,7 @@ def test_a_lock_until_exit_is_gone_with_the_process_though_its_children_live_on(
         assert is_theirs
         assert not lock_until_exit(tmp_path / "lock")
         ours.send("end")
-        process.join(timeout=30)
+        wait_until(lambda: not process.is_alive(), "the end of the process")  # join waits for its children too
         assert process.exitcode == 0
         os.kill(child, 0)  # it lives
         assert lock_until_exit(tmp_path / "lock")

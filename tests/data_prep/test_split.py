@@ -209,12 +209,18 @@ def test_a_multi_way_test_set_is_written_for_any_two_trained_languages(tmp_path:
     assert stats["pairs"]["en-de"]["test_empty"] == 1
 
 
-def test_a_set_without_a_line_in_both_languages_of_a_pair_is_refused(tmp_path: Path, unique: Path) -> None:
-    write_lines(tmp_path / "test" / "test.en", ["", "a line"])
-    write_lines(tmp_path / "test" / "test.de", ["eine Zeile", ""])
+def test_a_set_without_a_line_in_both_languages_of_a_pair_is_refused_or_not_of_that_pair(
+    tmp_path: Path, unique: Path
+) -> None:
+    for folder, name in ((tmp_path / "test", "test"), (tmp_path / "own" / "test", "test.en-de")):
+        write_lines(folder / f"{name}.en", ["", "a line"])
+        write_lines(folder / f"{name}.de", ["eine Zeile", ""])
 
-    with pytest.raises(DataError, match="test.en and test.de: no line has text in both; skipped: {'empty': 2}"):
-        split(unique, tmp_path / "text", ["en-de"], SplitOptions(test=tmp_path / "test"), jobs=1)
+    split(unique, tmp_path / "text", ["en-de"], SplitOptions(test=tmp_path / "test"), jobs=1)
+    assert not list((tmp_path / "text").glob("test.*"))
+
+    with pytest.raises(DataError, match="test.en-de.en and test.en-de.de: no line has text in both; skipped: {'empty'"):
+        split(unique, tmp_path / "other", ["en-de"], SplitOptions(test=tmp_path / "own" / "test"), jobs=1)
 
 
 def test_a_file_that_comes_to_a_linked_evaluation_set_is_kept_out_too(tmp_path: Path, unique: Path) -> None:

@@ -71,18 +71,12 @@ def test_every_recipe_runs_two_updates(
     assert (tmp_path / "checkpoint_last.pt").is_file()
 
 
-def test_mmt_train_goes_on_where_it_stopped(sample_data: Path, tmp_path: Path) -> None:
+def test_mmt_train_changes_no_file_of_a_finished_training_and_goes_on_with_more_updates(
+    sample_data: Path, tmp_path: Path
+) -> None:
     mmt_train = [sys.executable, "-m", "mmt.cli.main", "train", "demo", *TINY]
     mmt_train += [f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}"]
-
     assert updates(run(mmt_train)) == [1, 2]
-    assert updates(run([*mmt_train, "optimization.max_update=3"])) == [3]
-
-
-def test_a_finished_training_started_again_changes_no_file(sample_data: Path, tmp_path: Path) -> None:
-    mmt_train = [sys.executable, "-m", "mmt.cli.main", "train", "demo", *TINY]
-    mmt_train += [f"task.data={sample_data}", f"checkpoint.save_dir={tmp_path}"]
-    run(mmt_train)
     written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
     again = run(mmt_train)
@@ -90,6 +84,8 @@ def test_a_finished_training_started_again_changes_no_file(sample_data: Path, tm
     assert updates(again) == []
     assert "training has all of its 2 updates" in again.stdout + again.stderr
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
+
+    assert updates(run([*mmt_train, "optimization.max_update=3"])) == [3]
 
 
 def test_fairseq_hydra_train_runs_the_same_recipe(sample_data: Path, tmp_path: Path) -> None:
