@@ -18,3 +18,8 @@ class NotWritten(UserError):
     """A checkpoint could not be written, for want of room or rights."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message: torch's go on for many."""
+    return str(error).strip().partition("\n")[0]

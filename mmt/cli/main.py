@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import mmt
-from mmt.errors import UserError
+from mmt.errors import UserError, first_line
 
 VERBS = {
     "train": "train a recipe; with --dry-run print the fairseq-train command only",
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        print(f"mmt: error: out of memory: {_first_line(error)}", file=sys.stderr)
+        print(f"mmt: error: out of memory: {first_line(error) or type(error).__name__}", file=sys.stderr)
         return EXIT_FAILURE
     except OSError as error:
         _give_up_stdout()
@@ -75,10 +75,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error is Python's, the GPU's (torch.OutOfMemoryError), or that of torch on a CPU."""
     names = {cls.__name__ for cls in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _give_up_stdout() -> None:

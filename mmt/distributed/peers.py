@@ -18,7 +18,7 @@ from types import TracebackType
 
 import torch.distributed as dist
 
-from mmt.errors import UserError
+from mmt.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -89,9 +89,9 @@ class Peers:
         if _is_lost_connection(error) and not self._is_over.is_set():
             # Not this process' fault, and only the signs of life can tell whose: they will end this process.
             self._has_lost_connection = True
-            logger.warning("lost the connection to another process: %s", _first_line(error))
+            logger.warning("lost the connection to another process: %s", first_line(error))
             self._is_over.wait(self.timeout_seconds + 2 * LOST_SECONDS)
-        self.say_failed(_first_line(error) or kind.__name__)
+        self.say_failed(first_line(error) or kind.__name__)
         self._show_error(kind, error, traceback)
 
     def end(self) -> None:
@@ -113,7 +113,7 @@ class Peers:
             except RuntimeError as error:
                 # The first process may have ended well a moment before this one.
                 if not self._is_over.wait(LOST_SECONDS):
-                    self._give_up(f"{self._name(0)} cannot be reached ({_first_line(error)})")
+                    self._give_up(f"{self._name(0)} cannot be reached ({first_line(error)})")
                 return
             self._heard_at = time.monotonic()
             if verdict:
@@ -198,10 +198,6 @@ class _Lives:
         if time.monotonic() - max(self._got_on_at) <= self.patience(seconds):
             return []
         return [rank for rank, progress in enumerate(self._progress) if progress == min(self._progress)]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def _is_lost_connection(error: BaseException) -> bool:
