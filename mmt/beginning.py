@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmt.distributed.checkpoint import LAST, beginning, newest_first
-from mmt.errors import UserError
+from mmt.errors import UserError, as_typed
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def options_that_are_done(cfg: Any) -> dict[str, Any]:
     if begins and cfg.finetune_from_model is not None:
         raise UserError(
             "--finetune-from-model takes the weights of a model and nothing else: it does not go with "
-            f"{', '.join(map(_flag, begins))}"
+            f"{', '.join(map(as_typed, begins))}"
         )
     if begins and beginning(save_dir) == begins:
         logger.warning(
@@ -89,8 +89,4 @@ def _has_checkpoints(save_dir: Path, of_others: Collection[Path]) -> bool:
 def _refuse_missing(cfg: Any, option: str, path: str) -> None:
     """Refuse an option whose checkpoint is not there: fairseq would begin anew, or show a traceback."""
     if not Path(path).is_file():
-        raise UserError(f"{_flag(option)} {cfg[option]}: there is no such checkpoint")
-
-
-def _flag(option: str) -> str:
-    return f"--{option.replace('_', '-')}"
+        raise UserError(f"{as_typed(option)} {cfg[option]}: there is no such checkpoint")

@@ -12,7 +12,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.registry import REGISTRIES
 from omegaconf import DictConfig, OmegaConf
 
-from mmt.errors import UserError
+from mmt.errors import UserError, as_typed
 from mmt.recipes import section_dataclass
 
 
@@ -74,13 +74,13 @@ def _selectors(config: DictConfig) -> list[str]:
         node = config.get(registry)
         name = node._name if isinstance(node, DictConfig) else node
         if name is not None:
-            arguments += [f"--{registry.replace('_', '-')}", name]
+            arguments += [as_typed(registry), name]
         if isinstance(node, DictConfig):
             # argparse knows no default that refers to another option, such as the --total-num-update of schedules:
             # where fairseq's conversion does not fill it in by its name, it must be said, or fairseq refuses it.
             for field in fields(section_dataclass(registry, name)):
                 if _refers_to_another_name(field):
-                    arguments += [f"--{field.name.replace('_', '-')}", str(node[field.name])]
+                    arguments += [as_typed(field.name), str(node[field.name])]
     return arguments
 
 

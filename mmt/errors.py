@@ -1,4 +1,4 @@
-"""The exceptions for what a user can cause, or can do something about."""
+"""The exceptions for what a user can cause, or can do something about, and what their messages are made of."""
 
 
 class UserError(ValueError):
@@ -18,6 +18,11 @@ class NotWritten(UserError):
     """A checkpoint could not be written, for want of room or rights."""
 
     exit_code = 1
+
+
+def as_typed(option: str) -> str:
+    """Return an option as the user types it: ``max_update`` is ``--max-update``."""
+    return f"--{option.replace('_', '-')}"
 
 
 def first_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCros
 from mmt.distributed.background import do_or_put_off
 from mmt.distributed.checkpoint import LAST, newest_first, reading_with
 from mmt.distributed.saving_trainer import SavingTrainer
-from mmt.errors import CheckpointDamaged, UserError
+from mmt.errors import CheckpointDamaged, UserError, as_typed
 from mmt.fairseq_options import refuse_dead_flags, refuse_two_precisions, switched_off
 from mmt.models.moe_sublayer import names_of_moe_layers
 from mmt.models.moe_transformer import MoETransformerModel
@@ -83,7 +83,7 @@ class MoETrainer(SavingTrainer):
     def _build_optimizer(self) -> None:
         for option in ("memory_efficient_bf16", "memory_efficient_fp16"):
             if self.cfg.common[option] and self.cfg.optimizer._name == "fused_adam":  # its moments would have 16 bits
-                raise UserError(f"--{option.replace('_', '-')} does not work with --optimizer fused_adam: use adam")
+                raise UserError(f"{as_typed(option)} does not work with --optimizer fused_adam: use adam")
         with self._without_fairseqs_bf16(self.cfg):
             super()._build_optimizer()
 

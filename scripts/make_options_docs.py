@@ -12,6 +12,7 @@ import mmt  # noqa: F401  (its workarounds must be in place before fairseq is us
 from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterionConfig
 from fairseq.optim import OPTIMIZER_REGISTRY
 from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyConfig
+from mmt.errors import as_typed
 from mmt.models.architectures import ARCHITECTURES
 from mmt.models.config import FlatTransformerConfig, MoETransformerConfig
 from mmt.tasks.config import MultilingualMoETranslationConfig
@@ -54,7 +55,7 @@ def table(config: type, chosen: Iterable[str]) -> str:
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for name in chosen:
         field = fields[name]
-        option = name if name == "data" else "--" + name.replace("_", "-")
+        option = name if name == "data" else as_typed(name)
         help_text = field.metadata.get("help") or ""
         meaning = help_text + choices(field.type)
         rows.append(f"| `{option}` | {default(field)} | {escape(meaning)} |")

@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from mmt.errors import UserError
+from mmt.errors import UserError, as_typed
 from mmt.planning.activations import Batch
 from mmt.planning.cluster import GIB, Cluster, names, read_cluster
 from mmt.planning.from_recipe import Subject, from_architecture, from_recipe, own_layout
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     for option in ("vocabulary", "tokens_per_gpu", "sentence_length", "top"):
         value = getattr(args, option)
         if value is not None and value < 1:
-            raise UserError(f"--{option.replace('_', '-')} must be 1 or more, but is {value}")
+            raise UserError(f"{as_typed(option)} must be 1 or more, but is {value}")
     if args.scaling is not None:
         check_plot(args.scaling)
     cluster = read_cluster(args.cluster)

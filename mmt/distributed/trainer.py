@@ -17,7 +17,7 @@ from mmt.distributed.lockstep import Lockstep
 from mmt.distributed.mesh import Mesh, check_exchange, choose_shape
 from mmt.distributed.peers import Peers
 from mmt.distributed.stop_request import StopRequest
-from mmt.errors import UserError
+from mmt.errors import UserError, as_typed
 from mmt.fairseq_options import switched_off
 from mmt.modules.dispatch import CapacityDispatch
 from mmt.modules.moe_layer import moe_layers
@@ -100,8 +100,8 @@ class ParallelTrainer(Trainer):
             return
         for (section, option), replacement in WHOLE_MODEL_OPTIONS.items():
             if getattr(cfg[section], option, None):
-                flag, advice = option.replace("_", "-"), f": use {replacement}" if replacement else ""
-                raise UserError(f"--{flag} does not go with {MESH_OPTIONS} on several processes{advice}")
+                advice = f": use {replacement}" if replacement else ""
+                raise UserError(f"{as_typed(option)} does not go with {MESH_OPTIONS} on several processes{advice}")
         if cfg.optimization.stop_time_hours and shape.tensors > 1:
             raise UserError(
                 "--stop-time-hours does not go with --tensor-parallel-size, whose processes would not stop at the same "

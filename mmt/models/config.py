@@ -20,7 +20,7 @@ from fairseq.models.transformer.transformer_config import DecoderConfig, EncDecB
 from omegaconf import DictConfig
 
 from mmt.data.task_ids import TASK_ID_KINDS
-from mmt.errors import UserError
+from mmt.errors import UserError, as_typed
 from mmt.modules.dispatch import DROP_POLICIES
 from mmt.modules.experts import ACTIVATIONS
 
@@ -157,7 +157,7 @@ def validate(config: Any) -> None:
     # With layer drop, processes leave out different layers, and wait for each other's statistics of them.
     for option in ("offload_activations", "quant_noise_pq", "encoder_layerdrop", "decoder_layerdrop"):
         if getattr(config, option):
-            raise UserError(f"--{option.replace('_', '-')} does not work with --moe-experts: leave it out")
+            raise UserError(f"{as_typed(option)} does not work with --moe-experts: leave it out")
     _warn_of_options_without_effect(config)
 
 
@@ -203,4 +203,4 @@ def _literal(name: str, value: Any) -> Any:
     try:
         return ast.literal_eval(value)
     except (SyntaxError, ValueError) as error:
-        raise UserError(f"--{name.replace('_', '-')} must be a literal, but is {value!r}") from error
+        raise UserError(f"{as_typed(name)} must be a literal, but is {value!r}") from error

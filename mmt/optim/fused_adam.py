@@ -7,7 +7,7 @@ from fairseq.optim import FairseqOptimizer, register_optimizer
 from fairseq.optim.adam import FairseqAdamConfig
 from omegaconf import OmegaConf
 
-from mmt.errors import UserError
+from mmt.errors import UserError, as_typed
 
 
 @register_optimizer("fused_adam", dataclass=FairseqAdamConfig)
@@ -22,7 +22,7 @@ class FusedAdam(FairseqOptimizer):
         super().__init__(cfg)
         for option in ("use_old_adam", "fp16_adam_stats"):
             if getattr(cfg, option, False):
-                raise UserError(f"--{option.replace('_', '-')} does not work with --optimizer fused_adam: use adam")
+                raise UserError(f"{as_typed(option)} does not work with --optimizer fused_adam: use adam")
         self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
 
     @property

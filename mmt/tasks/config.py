@@ -17,7 +17,7 @@ from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import II, MISSING, DictConfig, OmegaConf
 
 from mmt.distributed.config import ParallelConfig
-from mmt.errors import UserError
+from mmt.errors import UserError, as_typed
 
 DatasetFormat = ChoiceEnum(get_available_dataset_impl())
 
@@ -189,7 +189,7 @@ def as_fairseq_arguments(cfg: Any) -> argparse.Namespace:
     for option in ("lang_dict", "fixed_dictionary", "source_dict", "target_dict", "sampling_weights_from_file"):
         path = getattr(args, option)
         if path is not None and not Path(path).is_file():
-            raise UserError(f"--{option.replace('_', '-')} {path}: no such file")
+            raise UserError(f"{as_typed(option)} {path}: no such file")
     if args.lang_dict is not None:
         _read_text("--lang-dict", args.lang_dict)  # fairseq reads it again
     if args.lang_dict is not None and args.langs is not None:
@@ -209,7 +209,7 @@ def as_fairseq_arguments(cfg: Any) -> argparse.Namespace:
         _check_pair("--extra-lang-pairs", pair)
     for option in ("left_pad_source", "left_pad_target"):
         if str(getattr(args, option)) not in ("True", "False"):
-            raise UserError(f"--{option.replace('_', '-')} must be True or False, but is {getattr(args, option)!r}")
+            raise UserError(f"{as_typed(option)} must be True or False, but is {getattr(args, option)!r}")
     return args
 
 
@@ -281,8 +281,8 @@ def _parse_dictionary(option: str, text: str | None) -> dict[str, Any] | None:
         value = ast.literal_eval(text)
     except (SyntaxError, ValueError) as error:
         raise UserError(
-            f"--{option.replace('_', '-')} must be a dictionary such as '{{\"main\": ...}}', but is {text!r}"
+            f"{as_typed(option)} must be a dictionary such as '{{\"main\": ...}}', but is {text!r}"
         ) from error
     if not isinstance(value, dict):
-        raise UserError(f"--{option.replace('_', '-')} must be a dictionary, but is {text!r}")
+        raise UserError(f"{as_typed(option)} must be a dictionary, but is {text!r}")
     return value

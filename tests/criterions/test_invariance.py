@@ -51,7 +51,7 @@ def batches_of(change: str) -> list[dict[str, Any]]:
 
 
 def moe(routing: str) -> Any:
-    return tiny_model(moe_experts=4, encoder_routing=routing, decoder_routing=routing)
+    return tiny_model(moe_experts=4, moe_freq=1, encoder_routing=routing, decoder_routing=routing)
 
 
 def criterion(report_accuracy: bool) -> MoELabelSmoothedCrossEntropyCriterion:

@@ -20,7 +20,9 @@ SOURCES, TARGETS = [[5, 6, 7, 8], [9, 10]], [[11, 12, 13], [14, 15, 16]]
 
 
 def moe(routing: str, **options):
-    return tiny_model(moe_experts=4, encoder_routing=routing, decoder_routing=routing, **options).eval()
+    """Build a model with experts in every layer, so that one layer of them could tell the next what it must not."""
+    routings = {"encoder_routing": routing, "decoder_routing": routing}
+    return tiny_model(moe_experts=4, moe_freq=1, **routings, **options).eval()
 
 
 def test_with_no_experts_it_is_fairseqs_transformer_and_exchanges_checkpoints_with_it() -> None:
@@ -50,8 +52,9 @@ def test_a_later_target_token_changes_no_earlier_logit(routing: str) -> None:
     model = moe(routing)
     before, _ = model(**batch([SOURCES[0]], [[11, 12, 13, 14]]))
     after, _ = model(**batch([SOURCES[0]], [[11, 12, 17, 18]]))
-    torch.testing.assert_close(after[:, :3], before[:, :3], rtol=0, atol=0)
-    assert not torch.equal(after[:, 3:], before[:, 3:])
+    # Up to rounding: later tokens change how many an expert's product has, and so its order of summation.
+    torch.testing.assert_close(after[:, :3], before[:, :3], rtol=1e-5, atol=1e-6)
+    assert (after[:, 3:] - before[:, 3:]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
@@ -79,7 +82,7 @@ def test_task_routing_uses_the_experts_of_the_task_whatever_the_text() -> None:
         {layer: layer_statistics.tokens_per_expert_E > 0 for layer, layer_statistics in each.items()}
         for each in statistics
     ]
-    assert set(chosen[0]) == {"encoder.1", "decoder.1"}
+    assert set(chosen[0]) == {"encoder.0", "encoder.1", "decoder.0", "decoder.1"}
     for layer in chosen[0]:
         assert torch.equal(chosen[0][layer], chosen[1][layer])
         assert chosen[0][layer].sum() == 2  # top-2 of one task
@@ -135,7 +138,8 @@ def test_pair_tasks_keep_their_experts_when_fewer_pairs_are_named_later() -> Non
     trained = moe("task", moe_task_id="pair")
     task = tiny_task()
     task.trained_lang_pairs = ["fr-en", "en-fr", "fr-de", "de-fr"]
-    options = {"moe_experts": 4, "encoder_routing": "task", "decoder_routing": "task", "moe_task_id": "pair"}
+    routings = {"encoder_routing": "task", "decoder_routing": "task", "moe_task_id": "pair"}
+    options = {"moe_experts": 4, "moe_freq": 1, **routings}
     later = type(trained).build_model(MoETransformerConfig(**TINY, **options), task).eval()
     later.load_state_dict(trained.state_dict())
     sample = batch(SOURCES, TARGETS, source_language=1, target_language=0)
