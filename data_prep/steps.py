@@ -177,7 +177,7 @@ def in_processes(work: Callable[[Any], Any], items: Sequence[Any], jobs: int) ->
     fork = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(min(jobs, len(items)), fork, initializer=_end_with, initargs=(os.getpid(),)) as pool:
         try:
-            return list(pool.map(work, items))
+            return [future.result() for future in [pool.submit(work, item) for item in items]]
         except BrokenProcessPool:
             reason = "a process was killed, most likely for lack of memory; try --jobs 1"
             raise DataError(f"{reason}, what is finished is kept") from None

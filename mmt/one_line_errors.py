@@ -29,7 +29,9 @@ def install_one_line_errors() -> None:
             return
         sys.stdout.flush()
         # Not sys.stderr, whose text torch.distributed collects while a hook runs, to show it afterwards.
-        print(f"mmt: error: {user_error}", file=sys.__stderr__, flush=True)
+        if sys.__stderr__ is not None:
+            sys.__stderr__.write(f"mmt: error: {user_error}\n")  # in one piece: other processes write there too
+            sys.__stderr__.flush()
         wait_at_most(SAVING_SECONDS)
         # An exception hook cannot choose the exit code otherwise; nothing is left to clean up at this point.
         os._exit(user_error.exit_code)

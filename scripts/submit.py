@@ -36,7 +36,7 @@ class Training:
     def __call__(self) -> None:
         job = submitit.JobEnvironment()
         place: dict[str, object] = {"RANK": job.global_rank, "LOCAL_RANK": job.local_rank, "WORLD_SIZE": job.num_tasks}
-        place |= {"MASTER_ADDR": job.hostnames[0], "MASTER_PORT": 20000 + zlib.crc32(job.job_id.encode()) % 20000}
+        place |= {"MASTER_ADDR": job.hostnames[0], "MASTER_PORT": 20000 + zlib.crc32(job.job_id.encode()) % 12000}
         environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
         environment.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         # A signal that comes before the training is ready to save waits until it is.

@@ -23,7 +23,8 @@ from mmt.errors import UserError, first_line
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 1.0
-# Once a connection is lost, the process at its other end is gone if it is silent for so long.
+# Once a connection is lost, the process at its other end is gone if it is silent for so long. So long the first process
+# waits too before it ends, for the others to hear why.
 LOST_SECONDS = 5.0
 # Signs come each second, and a busy machine is late with them.
 LEAST_TIMEOUT_SECONDS = 5.0
@@ -83,7 +84,7 @@ class Peers:
         with contextlib.suppress(RuntimeError):  # the store is gone, as the others will notice
             self._store.compare_set(_VERDICT, "", f"{self._name(self.rank)} failed: {reason}")
             if self.rank == 0:  # which may take the store with it
-                time.sleep(2 * INTERVAL_SECONDS)
+                time.sleep(LOST_SECONDS)
 
     def _on_error(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if _is_lost_connection(error) and not self._is_over.is_set():
@@ -138,7 +139,9 @@ class Peers:
             patience = min(patience, LOST_SECONDS)
         if silent := lives.silent(patience):
             return f"{' and '.join(map(self._name, silent))} has given no sign of life for {patience:.0f} seconds"
-        if self.rank == 0 and (slow := lives.holding_up(self.timeout_seconds)):
+        # Who has gone silent is soon named above: the others wait for it, and are not to be named for that.
+        is_heard = not lives.silent(min(patience, LOST_SECONDS))
+        if self.rank == 0 and is_heard and (slow := lives.holding_up(self.timeout_seconds)):
             names = " and ".join(map(self._name, slow))
             patience = lives.patience(self.timeout_seconds)
             return f"{names} has not got on for {patience:.0f} seconds (--heartbeat-timeout)"
@@ -155,9 +158,11 @@ class Peers:
         if self._is_over.is_set():
             return
         sys.stdout.flush()
-        print(f"mmt: error: {verdict}; the training ends on {self._name(self.rank)}", file=sys.stderr, flush=True)
+        # In one piece: the others write there too.
+        sys.stderr.write(f"mmt: error: {verdict}; the training ends on {self._name(self.rank)}\n")
+        sys.stderr.flush()
         if self.rank == 0:  # which may take the store, and with it the verdict, away from the others
-            time.sleep(2 * INTERVAL_SECONDS)
+            time.sleep(LOST_SECONDS)
         os._exit(EXIT_CODE)
 
 

@@ -9,6 +9,7 @@ import pytest
 from mmt.evaluation.bootstrap import paired_samples
 from tests.cli.command import mmt, start_mmt
 from tests.evaluation.tiny_model import write_lines
+from tests.system.launched import TIMEOUT_SECONDS
 
 DIRECTIONS = ["en-de", "de-en", "en-ru"]
 
@@ -121,7 +122,7 @@ def test_a_terminal_without_arrows_gets_the_table_all_the_same(results: dict[str
         *["compare", results["long"], results["short"], "--samples", "50", "--output", tmp_path / "differences"],
         environment={"PYTHONIOENCODING": "latin-1"},
     )
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=TIMEOUT_SECONDS)
 
     assert process.returncode == 0, errors
     assert b"average of en?xx (2)" in output

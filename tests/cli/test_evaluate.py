@@ -1,5 +1,6 @@
 """``mmt evaluate`` as a user runs it: tables, resuming after a kill, bad input."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from mmt.files import sha256_of_file
+from mmt.files import locked, sha256_of_file, try_lock
 from tests.cli.command import Finished, mmt, start_mmt
 from tests.cli.conftest import QUICK, records
 from tests.evaluation.tiny_model import aligned_text, write_lines
@@ -87,16 +88,27 @@ def test_going_on_translates_nothing_again_and_may_add_directions(
     )
 
 
-@pytest.mark.parametrize("wait_for", ["scores.jsonl", "hypotheses/test.en-ru.ru"])
+@pytest.mark.parametrize("is_scored", [True, False], ids=["between two directions", "before a direction's scores"])
 def test_a_kill_costs_at_most_one_direction(
-    wait_for: str, tiny: Path, tmp_path: Path, evaluated: tuple[Path, Finished]
+    is_scored: bool, tiny: Path, tmp_path: Path, evaluated: tuple[Path, Finished]
 ) -> None:
     results = tmp_path / "results"
-    process = start_mmt("evaluate", tiny / "run", "--output", results, *QUICK)
-    wait_until(lambda: (results / wait_for).is_file() or process.poll() is not None, wait_for, interval_s=0.002)
-    assert process.poll() is None
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    (results / ".claims").mkdir(parents=True)
+    with contextlib.ExitStack() as held:  # the command comes no further than this
+        if is_scored:
+            for direction in ("en-ru", "de-en", "ru-en"):
+                claim = try_lock(results / ".claims" / f"test.{direction}")
+                assert claim is not None
+                held.callback(os.close, claim)
+            reached = results / "scores.jsonl"
+        else:
+            held.enter_context(locked(results / "scores.jsonl"))
+            reached = results / "hypotheses" / "test.en-de.de"
+        process = start_mmt("evaluate", tiny / "run", "--output", results, *QUICK)
+        wait_until(lambda: reached.is_file() or process.poll() is not None, str(reached))
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
     survived = (results / "scores.jsonl").read_bytes() if (results / "scores.jsonl").exists() else b""
     whole = survived[: survived.rfind(b"\n") + 1]
 

@@ -2,15 +2,14 @@
 
 import os
 import re
-import signal
 from pathlib import Path
 
 import pytest
 
-from mmt.files import try_lock
+from mmt.files import locked, try_lock
 from tests.cli.command import Finished, mmt, start_together
 from tests.cli.conftest import QUICK, records
-from tests.system.launched import wait_until
+from tests.system.launched import TIMEOUT_SECONDS, wait_until
 
 
 def test_several_processes_share_the_directions_and_give_the_same_scores(
@@ -18,7 +17,7 @@ def test_several_processes_share_the_directions_and_give_the_same_scores(
 ) -> None:
     expected, _ = evaluated
     processes = start_together(2, "evaluate", tiny / "run", "--output", tmp_path, *QUICK)
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=TIMEOUT_SECONDS) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert b"Results, one line for each direction" in outputs[0][0]
     assert outputs[1][0] == b""
@@ -40,11 +39,11 @@ def being_scored(results: Path) -> int:
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_what_a_killed_process_had_begun_is_done_by_another(killed: int, tiny: Path, tmp_path: Path) -> None:
-    slow = ["--beam", "5", "--max-len-b", "100", "--max-len-a", "3"]
-    processes = start_together(2, "evaluate", tiny / "run", "--output", tmp_path, "--no-baselines", *slow)
-    wait_until(lambda: being_scored(tmp_path) == 2, "both to be at work", interval_s=0.005)
-    processes[killed].send_signal(signal.SIGKILL)
-    output, errors = processes[1 - killed].communicate(timeout=240)
+    with locked(tmp_path / "scores.jsonl"):  # whoever has translated a direction waits here for the other
+        processes = start_together(2, "evaluate", tiny / "run", "--output", tmp_path, "--no-baselines", *QUICK)
+        wait_until(lambda: being_scored(tmp_path) == 2, "both to be at work")
+        processes[killed].kill()
+    output, errors = processes[1 - killed].communicate(timeout=TIMEOUT_SECONDS)
     assert processes[1 - killed].returncode == 0, errors
     assert sorted(line["direction"] for line in records(tmp_path)) == ["de-en", "en-de", "en-ru", "ru-en"]
 
@@ -64,7 +63,7 @@ def test_if_the_first_process_cannot_begin_the_others_end(tiny: Path, tmp_path: 
     mmt("evaluate", tiny / "run", "--output", tmp_path, "--no-baselines", "--max-segments", "2", *QUICK)
     options = ["--no-baselines", "--max-segments", "1", *QUICK]
     processes = start_together(2, "evaluate", tiny / "run", "--output", tmp_path, *options)
-    errors = [process.communicate(timeout=120)[1].decode() for process in processes]
+    errors = [process.communicate(timeout=TIMEOUT_SECONDS)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [2, 2], errors
     assert "holds scores of another evaluation: max_segments 2 (now 1)" in errors[0]
     # Before or after they have met.

@@ -54,6 +54,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "Package: tiny-l10n\nVersion: 1:2.0\nArchitecture: all\nMaintainer: a\nDescription: x\n"
         f"Filename: ./tiny-l10n_2.0_all.deb\nSize: {len(package)}\nSHA256: {hashlib.sha256(package).hexdigest()}\n"
     )
+    os.utime(folder / "Packages", (10**9, 10**9))  # apt sees that it has changed by its time, in whole seconds
     (tmp_path / "sources.list").write_text(f"deb [trusted=yes] file:{folder} ./\n")
     (tmp_path / "apt.conf").write_text(
         f'Dir::Etc::sourcelist "{tmp_path}/sources.list";\n'

@@ -213,7 +213,7 @@ def test_the_processes_of_a_step_end_when_the_step_is_killed() -> None:
     step.kill()
 
     try:
-        step.communicate(timeout=30)  # until nobody can write there any more
+        step.communicate(timeout=TIMEOUT_SECONDS)  # until nobody can write there any more
     except subprocess.TimeoutExpired:
         for worker in workers:
             os.kill(worker, signal.SIGKILL)
@@ -230,16 +230,34 @@ def own_text_command(tmp_path: Path) -> list[str]:
     return [sys.executable, "-m", "data_prep.run", "--input", str(table), *options]
 
 
+# Python runs this when it starts.
+WAIT_AT_THE_GATE = """
+import os, pathlib, sys, time
+if "data_prep.own_text" in sys.orig_argv:
+    gate = pathlib.Path(os.environ["GATE"])
+    gate.with_suffix(".pid").write_text(f"{os.getpid()}\\n")
+    while not gate.exists():
+        time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file without which no ``own_text`` goes on."""
+    folder = tmp_path / "at_start"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WAIT_AT_THE_GATE)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("GATE", str(tmp_path / "gate"))
+    return tmp_path / "gate"
+
+
 @contextmanager
-def stopped_step(run: "subprocess.Popen[str]", name: str) -> Iterator[int]:
-    """Wait for a step of a run, stop it where it is, and yield its process; at the end it is killed."""
-
-    def steps_of_that_name() -> list[int]:
-        return [p for p in children(run.pid) if f"data_prep.{name}".encode() in Path(f"/proc/{p}/cmdline").read_bytes()]
-
-    wait_until(lambda: bool(steps_of_that_name()), f"the step {name}", interval_s=0.01)
-    (step,) = steps_of_that_name()
-    os.kill(step, signal.SIGSTOP)
+def waiting_step(gate: Path) -> Iterator[int]:
+    """Wait for the process that waits at the gate, and yield its number; at the end it is killed."""
+    number = gate.with_suffix(".pid")
+    wait_until(lambda: number.exists() and number.read_text().endswith("\n"), "own_text")
+    step = int(number.read_text())
     try:
         yield step
     finally:
@@ -247,9 +265,9 @@ def stopped_step(run: "subprocess.Popen[str]", name: str) -> Iterator[int]:
             os.kill(step, signal.SIGKILL)
 
 
-def test_a_run_that_is_told_to_end_takes_its_step_along(own_text_command: list[str]) -> None:
+def test_a_run_that_is_told_to_end_takes_its_step_along(own_text_command: list[str], gate: Path) -> None:
     run = subprocess.Popen(own_text_command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True)
-    with stopped_step(run, "own_text") as step:
+    with waiting_step(gate) as step:
         time.sleep(1)  # until the run knows that it has begun
 
         run.terminate()
@@ -259,17 +277,17 @@ def test_a_run_that_is_told_to_end_takes_its_step_along(own_text_command: list[s
 
 
 def test_a_run_started_again_waits_for_the_step_that_a_killed_run_has_left(
-    tmp_path: Path, own_text_command: list[str]
+    tmp_path: Path, own_text_command: list[str], gate: Path
 ) -> None:
     killed = subprocess.Popen(own_text_command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, text=True)
-    with stopped_step(killed, "own_text") as step:
+    with waiting_step(gate):
         killed.kill()
         killed.wait()
 
         again = subprocess.Popen(own_text_command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
         assert again.stdout is not None
         first_line = again.stdout.readline()
-        os.kill(step, signal.SIGCONT)
+        gate.touch()
         again.communicate(timeout=TIMEOUT_SECONDS)
 
     assert first_line == f"waiting for another run of data_prep that writes to {tmp_path / 'data' / 'mine'}\n"

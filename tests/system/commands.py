@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 from tests.system import preloaded
 from tests.system.preloaded import one_thread, preloaded_python
 
+_given_ports: set[int] = set()
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLUGIN = ["--user-dir", str(REPOSITORY / "mmt")]
 LANGUAGE_TOKENS = ["--encoder-langtok", "tgt", "--decoder-langtok"]
@@ -120,12 +122,17 @@ def train(data: Path, save_dir: Path, *arguments: str | Path, **kwargs: Any) -> 
 
 
 def free_port() -> int:
-    """Return a port that no one listens on, and that the system gives to nobody before it is used."""
+    """Return a port that no one listens on, and that nobody is given before it is used: neither by the system, nor here
+    or in another process of pytest.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = random.SystemRandom().randrange(10_000, 20_000)  # below SLURM jobs' and outgoing connections'
+        port = 10_000 + 16 * random.SystemRandom().randrange(625) + worker % 16  # below SLURM jobs' and the system's
         with contextlib.suppress(OSError), socket.socket() as listener:
             listener.bind(("127.0.0.1", port))
-            return port
+            if port not in _given_ports:
+                _given_ports.add(port)
+                return port
 
 
 def launcher(processes: int, *options: str) -> list[str]:

@@ -20,8 +20,9 @@ def wait_until(condition: Callable[[], bool], what: str, log: Path | None = None
     """Wait, and fail with the end of ``log`` if it takes too long."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
-        said = log.read_text()[-3000:] if log is not None and log.exists() else ""
-        assert time.monotonic() < deadline, f"waited in vain for {what}\n{said}"
+        if time.monotonic() > deadline:
+            said = log.read_text()[-3000:] if log is not None and log.exists() else ""
+            raise AssertionError(f"waited in vain for {what}\n{said}")
         time.sleep(interval_s)
 
 
@@ -56,7 +57,7 @@ def launched(
         yield process
     finally:
         descendants = _descendants(process.pid)
-        for pid in (process.pid, *descendants):
+        for pid in (*([process.pid] if process.poll() is None else []), *descendants):
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -68,7 +69,7 @@ def children(process_id: int) -> list[int]:
     """Return the processes that a process has started."""
     try:
         return [int(pid) for pid in Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 

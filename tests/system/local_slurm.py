@@ -44,7 +44,7 @@ MpiDefault=none
 MinJobAge=3600
 ReturnToService=2
 KillWait=60
-OverTimeLimit=1
+OverTimeLimit=3
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -132,7 +132,7 @@ def local_slurm(folder: Path) -> Iterator[LocalSlurm]:
             host=host,
             controller_port=free_port(),
             node_port=free_port(),
-            first_job=1 + os.getpid() % 100 * 100,  # numbers of processes that start together are close
+            first_job=1 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")),
         )
     )
     munge_files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munge.pid"}
@@ -159,7 +159,7 @@ def _state(slurm: LocalSlurm) -> str:
 
 
 def _wait_for(condition: Callable[[], bool], folder: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while not condition():
         logs = {path.name: path.read_text()[-500:] for path in folder.glob("*.out")}
         assert time.monotonic() < deadline, f"SLURM does not come up: {logs}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.commands import ROUTINGS, launcher, records, run_anew, train_command
+from tests.system.launched import TIMEOUT_SECONDS
 
 PLUGIN = Path(__file__).parent / "plugins" / "planted_fault"
 OPTIONS = [*ROUTINGS["token"], "--disable-validation", "--max-update", "6", "--save-interval-updates", "2"]
@@ -21,7 +22,7 @@ def train_with_fault(data: Path, save_dir: Path, fault: str, *options: str) -> t
     command = train_command(data, save_dir, *OPTIONS, *options, "--user-dir", str(PLUGIN))
     environment = {"PLANTED_FAULT": fault, "PLANTED_RANK": "1", "PLANTED_UPDATE": "3"}
     environment["PYTHONPATH"] = os.pathsep.join([str(PLUGIN.parents[3]), os.environ.get("PYTHONPATH", "")])
-    result = run_anew([*launcher(2), *command], timeout=120, env=environment)
+    result = run_anew([*launcher(2), *command], timeout=TIMEOUT_SECONDS, env=environment)
     return result.returncode, result.stderr, [int(record["num_updates"]) for record in records(result, "train_inner")]
 
 

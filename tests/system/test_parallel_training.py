@@ -9,6 +9,7 @@ from fairseq import checkpoint_utils
 
 import mmt  # noqa: F401  (lets fairseq read checkpoints with shards)
 from tests.system.commands import ROUTINGS, launcher, records, run, run_anew, train, train_command, train_together
+from tests.system.launched import TIMEOUT_SECONDS
 
 # In the order of their length, batches of one process are those of several side by side, each of another length.
 IN_ORDER = ["--curriculum", "100", "--required-batch-size-multiple", "1", "--sampling-method", "concat"]
@@ -124,10 +125,10 @@ def test_the_moving_average_is_that_of_one_process(reference, toy_data: Path, tm
 
 def test_chunks_that_do_not_fit_the_experts_are_refused_in_one_line(toy_data: Path, tmp_path: Path) -> None:
     command = train_command(toy_data, tmp_path, *ROUTINGS["token"], *OPTIONS, EXPERTS, "2", CHUNKS, "3")
-    result = run([*launcher(2), *command], timeout=120)
+    result = run([*launcher(2), *command], timeout=TIMEOUT_SECONDS)
     assert result.returncode != 0
     message = "--expert-parallel-chunks must divide the number of experts of each process (2), but is 3"
-    assert f"mmt: error: {message}\n" in result.stderr
+    assert f"mmt: error: {message}" in result.stderr
 
 
 # Processes and options, one stage after the other; each goes on from the checkpoint of the one before.

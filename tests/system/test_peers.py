@@ -20,8 +20,8 @@ from tests.system.launched import (
     wait_until,
 )
 
-OPTIONS = [*ROUTINGS["token_task"], "--disable-validation", "--heartbeat-timeout", "10"]
-OPTIONS += ["--save-interval-updates", "10", "--keep-interval-updates", "1", "--max-update", "1000000"]
+OPTIONS = [*ROUTINGS["token_task"], "--disable-validation", "--heartbeat-timeout", "20", "--max-update", "1000000"]
+SAVING = ["--save-interval-updates", "10", "--keep-interval-updates", "1"]
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,14 @@ OPTIONS += ["--save-interval-updates", "10", "--keep-interval-updates", "1", "--
     [
         # The first process is also where the others leave their signs of life.
         (2, signal.SIGSTOP, 0, r"process 0 on host \S+ cannot be reached"),
-        (3, signal.SIGKILL, 1, r"process 1 on host \S+ has given no sign of life"),
+        # On a busy machine another one may be late too.
+        (3, signal.SIGKILL, 1, r"process 1 on host \S+( and process 2 on host \S+)? has given no sign of life"),
     ],
 )
 def test_the_others_end_and_name_a_process_that_is_gone(
     world_size: int, signal_number: signal.Signals, victim: int, message: str, toy_data: Path, tmp_path: Path
 ) -> None:
-    command = train_command(toy_data, tmp_path / "run", *OPTIONS)
+    command = train_command(toy_data, tmp_path / "run", *OPTIONS, "--no-save")
     together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world_size)}
     logs = [tmp_path / f"{rank}.log" for rank in range(world_size)]
     with ExitStack() as stack:
@@ -55,7 +56,7 @@ def test_the_others_end_and_name_a_process_that_is_gone(
 
 def test_torchrun_starts_them_again_and_fewer_go_on_afterwards(toy_data: Path, tmp_path: Path) -> None:
     save_dir, log = tmp_path / "run", tmp_path / "log"
-    command = train_command(toy_data, save_dir, *OPTIONS, "--expert-parallel-size", "2")
+    command = train_command(toy_data, save_dir, *OPTIONS, *SAVING, "--expert-parallel-size", "2")
     launcher = [installed("torchrun"), "--nproc-per-node", "2", "--master-port", str(free_port())]
     launcher += ["--max-restarts", "1"]
     with launched([*launcher, *command], log) as torchrun:
@@ -72,6 +73,6 @@ def test_torchrun_starts_them_again_and_fewer_go_on_afterwards(toy_data: Path, t
     settings = torch.load(save_dir / "checkpoint_last.pt")["cfg"]  # as they were given, not as they made it stop
     assert (settings["optimization"]["stop_time_hours"], settings["dataset"]["validate_after_updates"]) == (0, 0)
 
-    result = run(train_command(toy_data, save_dir, *OPTIONS, "--max-update", str(numbers[-1] + 3)))
+    result = run(train_command(toy_data, save_dir, *OPTIONS, *SAVING, "--max-update", str(numbers[-1] + 3)))
     assert result.returncode == 0, result.stderr[-3000:]
     assert saved_updates(save_dir) == numbers[-1] + 3

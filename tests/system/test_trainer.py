@@ -12,7 +12,7 @@ from mmt.distributed.saving_trainer import SavingTrainer
 from mmt.errors import UserError
 from mmt.trainer import MoETrainer
 from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, launcher, records, run, train, train_command
-from tests.system.launched import wait_until
+from tests.system.launched import TIMEOUT_SECONDS, wait_until
 from tests.toy_data import write_toy_data
 
 SHORT = [*ROUTINGS["token_task"], "--max-update", "3", "--disable-validation"]
@@ -177,7 +177,7 @@ def test_one_training_at_a_time_writes_to_a_folder(toy_data: Path, tmp_path: Pat
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
         try:
             wait_until((tmp_path / ".lock").exists, "the first to lock its folder")
-            refused = run(command, timeout=120)
+            refused = run(command, timeout=TIMEOUT_SECONDS)
         finally:
             first.kill()
     assert refused.returncode == 2
@@ -292,6 +292,6 @@ def test_what_does_not_go_with_parts_of_a_model_is_refused(
     command = train_command(toy_data, tmp_path, *SHORT, "--zero", "1", *options)
     start = command.index("--adam-betas")  # which adafactor does not know
     del command[start : start + 2]
-    refused = run([*launcher(2), *command], timeout=120)
+    refused = run([*launcher(2), *command], timeout=TIMEOUT_SECONDS)
     assert refused.returncode != 0
     assert f"mmt: error: {message}" in refused.stderr

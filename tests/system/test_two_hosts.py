@@ -46,7 +46,7 @@ def test_a_cut_network_ends_both_sides_and_the_training_goes_on_when_it_is_mende
     hosts: Hosts, toy_data: Path, tmp_path: Path
 ) -> None:
     options = [*ROUTINGS["token_task"], "--expert-parallel-size", "2", "--disable-validation"]
-    options += ["--heartbeat-timeout", "10", "--save-interval-updates", "10", "--keep-interval-updates", "1"]
+    options += ["--heartbeat-timeout", "20", "--save-interval-updates", "10", "--keep-interval-updates", "1"]
     command = train_command(toy_data, tmp_path / "run", *options)
     logs = [tmp_path / "alpha.log", tmp_path / "beta.log"]
 
