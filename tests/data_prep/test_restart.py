@@ -197,7 +197,7 @@ import os, time
 from data_prep.steps import in_processes
 
 def work(item):
-    os.write(1, b"at work\n")  # in one piece, which print does not promise
+    os.write(1, b"at work\\n")  # in one piece, which print does not promise
     time.sleep(600)
 
 in_processes(work, [1, 2], jobs=2)
