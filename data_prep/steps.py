@@ -176,11 +176,16 @@ def in_processes(work: Callable[[Any], Any], items: Sequence[Any], jobs: int) ->
         return [work(item) for item in items]
     fork = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(min(jobs, len(items)), fork, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+        # Not pool.map: it cancels what a killed process leaves, while the pool says of the same that it is broken.
+        results = [pool.submit(work, item) for item in items]
         try:
-            return [future.result() for future in [pool.submit(work, item) for item in items]]
+            return [result.result() for result in results]
         except BrokenProcessPool:
             reason = "a process was killed, most likely for lack of memory; try --jobs 1"
             raise DataError(f"{reason}, what is finished is kept") from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def default_jobs() -> int:

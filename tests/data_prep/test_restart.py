@@ -192,6 +192,19 @@ def test_a_killed_worker_process_is_a_user_error_and_no_hang() -> None:
     assert in_processes(_die, [1, 2, 4], jobs=2) == [1, 2, 4]
 
 
+def _fail_or_touch(path: Path) -> None:
+    if path.name == "0":
+        raise DataError("the first one is wrong")
+    time.sleep(0.05)
+    path.touch()
+
+
+def test_what_fails_keeps_the_rest_from_being_done(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the first one is wrong"):
+        in_processes(_fail_or_touch, [tmp_path / str(number) for number in range(200)], jobs=2)
+    assert len(list(tmp_path.iterdir())) < 199
+
+
 SLEEPING_STEP = """
 import os, time
 from data_prep.steps import in_processes
