@@ -32,4 +32,4 @@ paste <(printf '%s\n' "${sentences[@]}") "$run.translations" |
 
 step "Done"
 echo "This model is small, and 23,000 sentence pairs are little: the nearest training sentence is still the better translation."
-echo "After an hour and a quarter on 390,000 pairs a dense model is past it, chrF++ 37.2 against 27.7: make data train evaluate RECIPE=software6 ROUTING=dense"
+echo "After an hour and a quarter on 390,000 pairs a dense model is past it, chrF++ 37.2 against 27.7: make data train evaluate RECIPE=software6 ROUTING=dense (needs apt and npm)"

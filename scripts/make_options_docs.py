@@ -36,6 +36,16 @@ Every option has two names: `--moe-top-k` for `fairseq-train`, and `model.moe_to
 - fairseq's own ways to share out a model, which `--zero`, `--expert-parallel-size` and `--tensor-parallel-size`
   replace.
 
+These of `fairseq-train` mean something else here:
+
+- `--bf16`: matrix products in bfloat16, weights in 32 bits (`--memory-efficient-bf16` means what it means in fairseq);
+- `--heartbeat-timeout`, with several processes: 600 seconds if not set, at least 5, and never off;
+- `--cpu-offload`: with `--zero` and several processes, without fairscale;
+- `--save-async`: `--save-in-background`;
+- `--restore-file`, `--reset-optimizer` and the other `--reset-*`, `--finetune-from-model`, `--continue-once`: at the first start
+  only;
+- `--adam-eps` with `fused_adam`: added after the correction of bias.
+
 This page is made from the code by `make docs`.
 """
 

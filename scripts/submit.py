@@ -2,7 +2,8 @@
 """Submit the training of a recipe to SLURM by means of submitit. When the job's time is over, or it has to give way to
 others, it saves and goes back into the queue, until the training is finished.
 
-    python scripts/submit.py software50 preset=full run=gpu task.expert_parallel_size=8 --hours 24
+    python scripts/submit.py software50 preset=full run=gpu task.expert_parallel_size=8 --hours 24 \
+        'optimization.update_freq=[1]' dataset.max_tokens=8192
 
 It needs: pip install -e '.[slurm]'.
 """
