@@ -44,6 +44,7 @@ class Apt:
         self.lists = folder / "lists"
         for part in (self.lists / "partial", folder / "cache" / "archives" / "partial"):
             part.mkdir(parents=True, exist_ok=True)
+        self.not_fetched: list[str] = []
         self._config = folder / "apt.conf"
         status = _SYSTEM_STATUS if Path(_SYSTEM_STATUS).exists() else "/dev/null"
         languages = " ".join(f'"{locale}";' for locale in locales) or '"none";'
@@ -60,10 +61,14 @@ class Apt:
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, errors="replace")
 
     def update(self) -> None:
-        """Fetch the lists of packages (and the descriptions)."""
+        """Fetch the lists of packages (and the descriptions).
+
+        One that could not be fetched for the moment is no failure to apt: it is in ``not_fetched``, as apt says it.
+        """
         result = self._run("apt-get", "update")
         if result.returncode or not any(self.lists.glob("*Packages*")):
             raise DataError(f"apt-get update failed: {_reason(result)}")
+        self.not_fetched = re.findall(r"^W: (Failed to fetch .*)$", result.stderr, re.MULTILINE)
 
     def offered(self, packages: list[str]) -> dict[str, Offered]:
         """The newest version of every package that there is."""

@@ -18,14 +18,17 @@ TOP_SOURCES = 3
 
 def _stats(output: Path) -> dict[str, Any]:
     stats = read_json(stats_path(output))
-    if not isinstance(stats, dict):
-        raise DataError(f"no such file: {stats_path(output)}; run data_prep.run first")
+    if not isinstance(stats, dict) or "counts" not in stats:
+        raise DataError(f"{stats_path(output)}: not there, or not finished; run data_prep.run first")
     return stats
 
 
 def _row(language: Language, split: dict[str, int], binary: dict[str, dict[str, int]], sources: dict[str, int]) -> str:
     pair = pair_name(PIVOT, language.code)
-    tokens = binary[f"train.{pair}.{language.code}"]["tokens"]
+    name = f"train.{pair}.{language.code}"
+    if name not in binary:
+        raise DataError(f"the binarized data is older than the text, and has no {name}; run data_prep.run again")
+    tokens = binary[name]["tokens"]
     top = ", ".join(f"{name} {count / 1000:.1f}k" for name, count in list(sources.items())[:TOP_SOURCES])
     cells = [
         language.code, language.flores, language.name, language.family, language.script, language.tier,

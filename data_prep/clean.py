@@ -44,12 +44,10 @@ def _clean_pair(job: CleanJob, output: Path) -> dict[str, Any]:
     by_source: dict[str, dict[str, int]] = {}
     kept: list[tuple[str, str, str]] = []
     for source in job.sources:
-        path = job.raw / source.name / f"{job.unit.output.name}"
-        if not path.exists():
-            continue
+        path = job.raw / source.name / job.unit.output.name
         counts = by_source[source.name] = {"read": 0}
         seen: set[tuple[str, str]] = set()
-        for message, translation in read_rows(path):
+        for message, translation in read_rows(path, fields=2):
             counts["read"] += 1
             pieces = segments(message, translation, source.accelerator, source.product_names)
             if pieces is None:

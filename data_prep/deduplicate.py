@@ -103,7 +103,7 @@ def deduplicate_pair(job: DeduplicateJob) -> dict[str, Any]:
 
 def _deduplicate(job: DeduplicateJob, output: Path) -> dict[str, Any]:
     counts: dict[str, int] = {}
-    rows = ((text, translation, source) for text, translation, source in read_rows(job.cleaned))
+    rows = ((text, translation, source) for text, translation, source in read_rows(job.cleaned, fields=3))
     if job.one_translation:
         merged = drop_overused_targets(merge_variants(rows, job.priority, counts), counts)
     else:

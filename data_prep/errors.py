@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ class DataError(ValueError):
 
 def run_program(main: Callable[[], None], program: str) -> None:
     """Call ``main``; a :class:`DataError` becomes one line on stderr and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be anything
     try:
         main()
     except DataError as error:

@@ -22,7 +22,13 @@ from data_prep.apt import Apt
 from data_prep.errors import DataError, run_program
 from data_prep.files import move_into_place, read_json, remove, sha256_of, write_json
 from data_prep.lines import read_text
-from data_prep.options import add_common_options, add_recipe_options, chosen_recipe, set_up_logging
+from data_prep.options import (
+    add_common_options,
+    add_recipe_options,
+    chosen_recipe,
+    refuse_without_effect,
+    set_up_logging,
+)
 from data_prep.recipe import Recipe, Source
 from data_prep.steps import stats_path
 
@@ -118,6 +124,7 @@ class Fetcher:
         ]
         self.entries.append(entry)
         self.entries.sort(key=lambda e: (e["source"], e["package"], e["file"]))
+        self.save()  # at once: what is there need not be fetched again after a kill
         self.fetched += 1
 
     def save(self) -> None:
@@ -128,16 +135,17 @@ class Fetcher:
         """apt, with its lists fetched once."""
         if self._apt is None:
             apt = Apt(self.output / ".apt", self.locales)
-            _retried(lambda: apt.update())
+            _retried(apt.update)
             self._apt = apt
         return self._apt
 
     def fetch_packages(self, wanted: list[Wanted]) -> None:
         """Fetch Debian packages, all at once."""
         offered = self.apt().offered([package for _, package in wanted])
+        failures = "".join(f"; {failure}" for failure in self.apt().not_fetched[:1])
         for _, package in wanted:
             if package not in offered:
-                self.missing[package] = "not offered by this machine's apt sources"
+                self.missing[package] = f"not offered by this machine's apt sources{failures}"
         names = sorted(offered[p].package for _, p in wanted if p in offered)
         if not names:
             return
@@ -162,11 +170,14 @@ class Fetcher:
     def fetch_descriptions(self, source: Source) -> None:
         """Fetch the indices of translated package descriptions, which apt downloads with its lists."""
         package = source.packages[0]
+        if failures := [failure for failure in self.apt().not_fetched if "Translation-" in failure]:
+            self.missing[package] = f"not all languages are there now: {failures[0]}"
+            return
         # <host>_<folders>_dists_bookworm_main_i18n_Translation-de
         paths = {path.name.partition("_dists_")[2].replace("%5f", "_"): path for path in self.apt().descriptions()}
         names = [name for name in paths if name.rpartition("Translation-")[2] in self.locales]
         for name in names:
-            copy = self.output / f".{name}.copy"
+            copy = self.output / f".partial-{name}"
             shutil.copyfile(paths[name], copy)
             version = f"{name.split('_')[0]} {int(paths[name].stat().st_mtime)}"
             self.add(source, package, version, copy, name, siblings=names, asked_for=self.locales)
@@ -230,7 +241,7 @@ def fetch(recipe: Recipe, sources: list[Source], output: Path, locales: list[str
     """Fetch all sources' packages that are not there yet."""
     output.mkdir(parents=True, exist_ok=True)
     for leftover in output.glob(".partial-*"):
-        shutil.rmtree(leftover)
+        remove(leftover)
     fetcher = Fetcher(output, read_versions(recipe), locales)
     wanted = [(s, p) for s in sources for p in s.packages if not fetcher.has(s, p)]
     try:
@@ -259,6 +270,7 @@ def main() -> None:
     add_common_options(parser, jobs=False)
     args = parser.parse_args()
     set_up_logging(args)
+    refuse_without_effect(args, "here: packages hold all languages", "--languages")
     recipe, preset, _ = chosen_recipe(args)
     sources = [source for source in recipe.sources_of(preset) if source.packages]
     locales = sorted(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data_prep.errors import DataError
+from data_prep.lines import read_clean_lines
 
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 _UNESCAPES = {value: key for key, value in _ESCAPES.items()}
@@ -34,11 +35,13 @@ def write_rows(path: Path, rows: Iterable[tuple[str, ...]]) -> int:
     return count
 
 
-def read_rows(path: Path) -> Iterator[list[str]]:
-    """Yield the rows of a file that :func:`write_rows` made."""
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for line in file:
-            yield [unescape(field) for field in line.rstrip("\n").split("\t")]
+def read_rows(path: Path, fields: int) -> Iterator[list[str]]:
+    """Yield the rows of a file that :func:`write_rows` made; a :class:`DataError` names one without so many fields."""
+    for number, line in enumerate(read_clean_lines(path), start=1):
+        row = [unescape(field) for field in line.split("\t")]
+        if len(row) < fields:
+            raise DataError(f"{path}, line {number}: must have {fields} tab-separated fields, but has {len(row)}")
+        yield row
 
 
 def pair_name(source: str, target: str) -> str:

@@ -7,6 +7,7 @@ data/<name>/default/{text,spm,bin}.
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import os
 import shlex
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from data_prep.binarize import load_model
 from data_prep.errors import DataError, run_program
+from data_prep.evalsets import held_out_files
 from data_prep.options import (
     add_common_options,
     add_recipe_options,
@@ -30,11 +32,12 @@ from data_prep.options import (
 from data_prep.own_text import TABLE_ENDINGS
 from data_prep.pairs import pair_name
 from data_prep.recipe import PIVOT, REPOSITORY
-from data_prep.train_spm import check_vocab_size
+from data_prep.train_spm import check_seed, check_vocab_size
 
 DEFAULT_VOCAB_SIZE = 8_000
 # Below data/evalsets: test text that users bring; no step writes there.
 OWN_EVALSETS = "own"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 Command = list[str]
 
@@ -47,12 +50,16 @@ def _optional(flag: str, value: object) -> list[object]:
     return [] if value is None else [flag, value]
 
 
+def _evalsets(args: argparse.Namespace) -> list[Path]:
+    """The users' folders of text that is to stay out of training."""
+    own = args.data / "evalsets" / OWN_EVALSETS
+    return [*([own] if own.is_dir() else []), *args.evalsets]
+
+
 def _split_options(args: argparse.Namespace) -> list[object]:
     """What the user says of the split, with the test text that is to stay out of training."""
-    own = args.data / "evalsets" / OWN_EVALSETS
-    folders = [*([own] if own.is_dir() else []), *args.evalsets]
     return [
-        *(word for folder in folders for word in ("--evalsets", folder)),
+        *(word for folder in _evalsets(args) for word in ("--evalsets", folder)),
         "--held-out-rule", args.held_out_rule, *_optional("--valid-pairs", args.valid_pairs),
         *_optional("--seed", args.seed), "--jobs", args.jobs,
     ]  # fmt: skip
@@ -135,14 +142,20 @@ def _spm_and_bin(args: argparse.Namespace, output: Path, default_vocab_size: int
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[int]:
-    """Let one run at a time write below ``folder``; yields the descriptor that holds the lock."""
+    """Let one run at a time write below ``folder``; yields the descriptor that holds the lock.
+
+    Where the file system knows no locks, nobody waits.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             print(f"waiting for another run of data_prep that writes to {folder}", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield lock.fileno()
 
 
@@ -226,6 +239,9 @@ def _check(args: argparse.Namespace) -> None:
     for folder in args.evalsets:
         if not folder.is_dir():
             raise DataError(f"--evalsets: no such folder: {folder}")
+    held_out_files(_evalsets(args))
+    if args.seed is not None:
+        check_seed(args.seed)
     if args.spm_model is not None:
         refuse_without_effect(args, "with --spm-model, which has its own", "--vocab-size")
         if not args.spm_model.is_file():

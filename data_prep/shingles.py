@@ -1,6 +1,6 @@
 """Near-duplicates of held-out sentences, found by shared shingles: three words, or about as much text without spaces.
 
-A sentence is near a held-out one if the two are equal after :func:`key`, or if their sets of shingles have a Jaccard
+A sentence is near a held-out one if the two have the same :func:`key`, or if their sets of shingles have a Jaccard
 similarity of at least 0.5, or if three quarters of the smaller set lie in the larger one (unless the smaller one is a
 mere phrase). How long a shingle is depends on the held-out sentence alone: see :func:`shape`.
 """
@@ -25,7 +25,10 @@ _TOKEN = re.compile("[\\w\u0900-\u0963\u0966-\u0dff\u0e00-\u0eff\u1000-\u109f\u1
 _UNSPACED = re.compile(f"[{UNSPACED_CLASS}]")
 _ONLY_UNSPACED = re.compile(f"[{UNSPACED_CLASS} ]+")
 _HAN = re.compile(f"[{SCRIPT_CLASSES['Kana+Han']}]")
-_MARKS = re.compile("[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u200c\u200d\u0640]")
+# Letters that stand for apostrophes too: the others part words.
+_MARKS = re.compile("[\u02b9-\u02bf\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u200c\u200d\u0640]")
+# Letters that are written for one another: the dotless i, and Arabic ya and kaf in Persian and Urdu.
+_SAME_LETTERS = str.maketrans({"\u0131": "i", "\u064a": "\u06cc", "\u0643": "\u06a9"})
 _PRODUCT = re.compile(r"google chrome|chromium|chrome|google")
 _DIGITS = re.compile(r"\d+")
 
@@ -36,13 +39,13 @@ def tokens(text: str) -> list[str]:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).casefold()
         text = _MARKS.sub("", unicodedata.normalize("NFKC", _MARKS.sub("", unicodedata.normalize("NFD", text))))
-        text = _UNSPACED.sub(r" \g<0> ", text)
+        text = _UNSPACED.sub(r" \g<0> ", text.translate(_SAME_LETTERS))
     return _TOKEN.findall(_DIGITS.sub("0", _PRODUCT.sub("product", text.replace("_", " "))))
 
 
 def key(words: list[str]) -> str:
     """What two sentences share that differ in case, punctuation, spacing, numbers or product name only."""
-    return " ".join(words)
+    return "".join(words)
 
 
 def shape(words: list[str]) -> tuple[int, int]:
@@ -94,7 +97,7 @@ class HeldOut:
     def add(self, sentence: str) -> None:
         """Hold out ``sentence``, and its near-duplicates."""
         words = tokens(sentence) if self.near else sentence.casefold().split()
-        name = key(words)
+        name = key(words) if self.near else " ".join(words)
         if not name or name in self._keys:
             return
         self._keys.add(name)
@@ -117,7 +120,7 @@ class HeldOut:
         length: whatever else stands in it, it cannot hide what it shares.
         """
         words = tokens(sentence) if self.near else sentence.casefold().split()
-        name = key(words)
+        name = key(words) if self.near else " ".join(words)
         if name in self._keys:
             return "exact"
         # Most sentences are words only, and most held-out ones of other lengths have no shingle of words only.

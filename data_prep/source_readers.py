@@ -40,6 +40,11 @@ def archives_of(source: Source, downloads: Path) -> list[Path]:
     return sorted(downloads / source.name / entry["file"] for entry in wanted)
 
 
+def _count(counts: dict[str, int], kind: str, number: int) -> None:
+    if number:
+        add_counts(counts, {kind: number})
+
+
 def _by_locale(languages: list[Language]) -> dict[str, tuple[int, str]]:
     """``locale -> (rank, code)``; the best rank of a language is 0."""
     return {locale: (rank, lang.code) for lang in languages for rank, locale in enumerate(lang.locales)}
@@ -70,9 +75,12 @@ def read_catalogs(
             found.setdefault((code, catalog), []).append((rank, messages))
     for (code, _), ranked in sorted(found.items()):
         best: dict[str, str] = {}
+        repeated = 0  # in another context, or in a catalog of another name of the language
         for _, messages in sorted(ranked, key=lambda r: r[0]):
             for message, translation in messages:
-                best.setdefault(message, translation)
+                if best.setdefault(message, translation) is not translation:
+                    repeated += 1
+        _count(counts, "repeated_messages", repeated)
         yield code, best.items()
 
 
@@ -102,6 +110,7 @@ def read_packs(
     if not english:
         raise DataError(f"source {source.name}: no en-GB.pak or en-US.pak in {', '.join(p.name for p in archives)}")
     for code, strings in sorted(packs.items()):
+        _count(counts, "without_english", len(strings.keys() - english.keys()))
         yield code, [(english[number], strings[number]) for number in sorted(strings) if number in english]
 
 
@@ -133,6 +142,7 @@ def read_json_messages(
         english = by_locale.pop(PIVOT, {})
         for locale in sorted(by_locale, key=lambda loc: locales[loc]):
             texts = by_locale[locale]
+            _count(counts, "without_english", len(texts.keys() - english.keys()))
             yield locales[locale][1], [(english[k], texts[k]) for k in english if k in texts]
 
 

@@ -20,14 +20,14 @@ from typing import Any
 from data_prep.errors import DataError, run_program
 from data_prep.evalsets import linked_folders, read_held_out
 from data_prep.files import stable_hash
-from data_prep.options import add_common_options, set_up_logging
+from data_prep.options import add_common_options, refuse_without_effect, set_up_logging
 from data_prep.pairs import pairs_in, read_rows, split_pair
 from data_prep.shingles import HeldOut, tokens
 from data_prep.steps import Unit, add_counts, in_processes
 from data_prep.text_files import Pair, read_multi_way, read_set
 
 logger = logging.getLogger(__name__)
-VERSION = 4
+VERSION = 5
 DEFAULT_VALID_PAIRS = 500
 MAX_VALID_SHARE = 0.1
 # A shorter sentence is no test of translation, and its near-duplicates are half the corpus.
@@ -140,7 +140,9 @@ def split(unique: Path, output: Path, pairs: list[str], options: SplitOptions, j
             raise DataError(f"no such file: {path}")
     folders = options.held_out()
     recorded = {k: v for k, v in vars(options).items() if k not in {"evalsets", "valid", "test"}}
-    recorded["sets"] = [f.name for f in folders]
+    recorded["sets"] = {"evalsets": [folder.name for folder in options.evalsets]} | {
+        name: folder.name for name, folder in (("valid", options.valid), ("test", options.test)) if folder is not None
+    }
     unit = Unit("split", VERSION, output, {"pairs": pairs, **recorded}, [*paths, *folders, *linked_folders(folders)])
     return unit.make(lambda temporary: _split(paths, temporary, pairs, options, jobs))
 
@@ -148,7 +150,7 @@ def split(unique: Path, output: Path, pairs: list[str], options: SplitOptions, j
 def _split(paths: list[Path], output: Path, pairs: list[str], options: SplitOptions, jobs: int) -> dict[str, Any]:
     output.mkdir(parents=True)
     by_pair: dict[str, dict[str, int]] = {pair: {} for pair in pairs}
-    rows = {pair: [(r[0], r[1]) for r in read_rows(path)] for pair, path in zip(pairs, paths)}
+    rows = {pair: [(r[0], r[1]) for r in read_rows(path, fields=2)] for pair, path in zip(pairs, paths)}
     total: dict[str, int] = {}
     sets: dict[str, dict[str, list[Pair]]] = {"valid": {}, "test": {}}
     for name, folder in (("valid", options.valid), ("test", options.test)):
@@ -236,6 +238,7 @@ def main() -> None:
             f"{args.valid_pairs}"
         )
     if args.sets is not None:
+        refuse_without_effect(args, "with --sets, which has its own", "--valid", "--test")
         args.valid, args.test = (f if f.is_dir() else None for f in (args.sets / "valid", args.sets / "test"))
         args.evalsets = [*args.evalsets, *filter(Path.is_dir, [args.sets / "held_out"])]
     for folder in (args.valid, args.test):

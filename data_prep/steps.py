@@ -184,7 +184,7 @@ def in_processes(work: Callable[[Any], Any], items: Sequence[Any], jobs: int) ->
             reason = "a process was killed, most likely for lack of memory; try --jobs 1"
             raise DataError(f"{reason}, what is finished is kept") from None
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waits for what is under way
             raise
 
 

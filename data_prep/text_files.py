@@ -17,6 +17,7 @@ from data_prep.lines import check_equal_length, read_aligned, read_lines
 from data_prep.normalise import normalise
 from data_prep.pairs import pair_name, split_pair
 from data_prep.recipe import LANGUAGE_CODE
+from data_prep.steps import add_counts
 
 # They tell how a file is written. Where one is a language's code too, that language can be called tsv_Latn.
 FORMATS = {"csv", "doc", "gz", "pdf", "po", "sgm", "tar", "tgz", "tmx", "tsv", "txt", "xml", "xz", "zip", "zst"}
@@ -101,7 +102,10 @@ def read_set(folder: Path, pairs: list[str], counts: dict[str, dict[str, int]]) 
     found = {}
     for pair, (left, right) in files.items():
         skipped = counts.setdefault(pair, {})
-        found[pair] = [(normalise(a), normalise(b)) for a, b in read_aligned(left, right, skipped)]
+        rows = [(normalise(a), normalise(b)) for a, b in read_aligned(left, right, skipped)]
+        found[pair] = [row for row in rows if all(row)]
+        if len(found[pair]) < len(rows):  # of characters that nobody sees
+            add_counts(skipped, {"empty": len(rows) - len(found[pair])})
         is_multi_way = left.name == f"{name}.{split_pair(pair)[0]}"
         if not found[pair] and is_multi_way:
             del found[pair]

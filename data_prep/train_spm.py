@@ -35,9 +35,19 @@ THREADS = 2
 def check_vocab_size(vocab_size: int) -> int:
     """Return ``vocab_size`` if it has room for the pieces that every model has."""
     least = BYTE_PIECES + CONTROL_PIECES + 1
-    if vocab_size <= least:
-        raise DataError(f"--vocab-size must be more than {least} (256 bytes and 3 special pieces), but is {vocab_size}")
+    if not least < vocab_size < 2**31:
+        raise DataError(
+            f"--vocab-size must be more than {least} (256 bytes and 3 special pieces) and below {2**31}, but is "
+            f"{vocab_size}"
+        )
     return vocab_size
+
+
+def check_seed(seed: int) -> int:
+    """Return ``seed`` if SentencePiece can take it."""
+    if not 0 <= seed < 2**32:
+        raise DataError(f"--seed must be at least 0 and below {2**32}, but is {seed}")
+    return seed
 
 
 def train_files(text: Path) -> dict[str, list[Path]]:
@@ -90,8 +100,13 @@ def train_spm(
 ) -> dict[str, Any]:
     """Train the model on the training files of a folder."""
     check_vocab_size(vocab_size)
+    check_seed(seed)
     if temperature < 1:
         raise DataError(f"--temperature must be at least 1, but is {temperature:g}")
+    if not 0.98 <= coverage <= 1:  # SentencePiece's own limits
+        raise DataError(f"--character-coverage must be at least 0.98 and at most 1, but is {coverage:g}")
+    if sample < 1:
+        raise DataError(f"--sample-lines must be at least 1, but is {sample}")
     options = {
         "vocab_size": vocab_size, "model_type": model_type, "temperature": temperature, "sample_lines": sample,
         "character_coverage": coverage, "seed": seed,
@@ -146,7 +161,7 @@ def _train(
 
 
 def _explain(message: str, vocab_size: int, lines: int) -> str:
-    if found := re.search(r"<= (\d+)", message):
+    if found := re.search(r"value <= (\d+)", message):
         return (
             f"--vocab-size {vocab_size} is too big for this text: {lines:,} lines give at most {found[1]} pieces; "
             "give a smaller --vocab-size or more text"

@@ -242,6 +242,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    if options.repeats < 1:
+        parser.error("--repeats must be at least 1")
     options.rivals = [] if options.rivals == "none" else options.rivals.split(",")
     for rival in options.rivals:
         if rival not in RIVALS:

@@ -152,6 +152,8 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=2000, help="of a process")
     parser.add_argument("--dim", type=int, default=512)
     args = parser.parse_args()
+    if not 0 < args.warmup_updates < args.updates:
+        parser.error("--warmup-updates must be above 0, and --updates above it")
     print("| system | processes | words/s | ratio to one | bytes per word | least | ratio |\n" + 7 * "|---" + "|")
     base = 0.0
     for system, (processes, _) in SYSTEMS.items():

@@ -110,6 +110,8 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--experts", type=int, default=16)
     options = parser.parse_args()
+    if not 0 <= options.warmup_updates < options.updates or options.rounds < 1:
+        parser.error("--updates must be above --warmup-updates, and --rounds at least 1")
     speeds: dict[str, list[float]] = {name: [] for name in systems(options)}
     for round_number in range(options.rounds):
         for name, arguments in systems(options).items():

@@ -52,7 +52,8 @@ def _paragraphs(lines: list[str]) -> list[str]:
 def read_ddtp(english: list[Path], translated: list[Path], counts: dict[str, int]) -> Iterator[tuple[str, str]]:
     """Yield short descriptions and, where both have the same number of paragraphs, the paragraphs.
 
-    What is left out is counted: ``descriptions_of_other_structure``, ``descriptions_without_english``.
+    What is left out is counted: ``descriptions_of_other_structure``, ``descriptions_without_english`` and
+    ``repeated_messages``.
     """
     originals = {}
     for path in english:
@@ -62,6 +63,7 @@ def read_ddtp(english: list[Path], translated: list[Path], counts: dict[str, int
     for path in translated:
         for checksum, short, paragraphs in read_translation_index(path):
             if checksum in seen:
+                add_counts(counts, {"repeated_messages": 1})
                 continue
             seen.add(checksum)
             if checksum not in originals:  # of another version of the package

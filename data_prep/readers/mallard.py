@@ -15,10 +15,9 @@ def _blocks(data: bytes) -> list[tuple[str, str]] | None:
     if _DOCTYPE.search(data):
         return None  # entities could expand without end
     try:
-        root = ElementTree.fromstring(data)
-    except ElementTree.ParseError:
+        return list(_walk(ElementTree.fromstring(data)))
+    except (ElementTree.ParseError, RecursionError, ValueError, LookupError):  # the last two: an unknown encoding
         return None
-    return list(_walk(root))
 
 
 def _walk(element: ElementTree.Element) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.apt import Apt
 from data_prep.clean import clean
 from data_prep.errors import DataError
 from data_prep.extract import extract
@@ -80,7 +81,7 @@ def test_package_is_fetched_recorded_and_not_fetched_again_and_a_missing_one_is_
     assert entry["sha256"] == hashlib.sha256((output / "tiny" / entry["file"]).read_bytes()).hexdigest()
 
     extract(output, tmp_path / "raw", [GERMAN], [SOURCE], jobs=1)
-    rows = sorted(read_rows(tmp_path / "raw" / "tiny" / "en-de.tsv"))
+    rows = sorted(read_rows(tmp_path / "raw" / "tiny" / "en-de.tsv", fields=2))
     assert rows == [["Close it", "Zumachen"], ["Open the file", "Die Datei öffnen"]]
     assert json.loads((tmp_path / "raw" / "tiny.stats.json").read_text())["counts"]["damaged_catalogs"] == 1
 
@@ -123,6 +124,34 @@ def test_files_of_one_package_stay_together_when_a_new_version_is_added(tmp_path
 
     assert [e["file"] for e in fetcher.entries] == ["new_Translation-de", "new_Translation-fr"]
     assert sorted(p.name for p in (tmp_path / "downloads" / "tiny").iterdir()) == names
+
+
+def test_what_is_downloaded_is_recorded_at_once(tmp_path: Path) -> None:
+    fetcher = Fetcher(tmp_path / "downloads", {}, [])
+    (tmp_path / "a.deb").write_text("text")
+    fetcher.add(SOURCE, "tiny-l10n", "1", tmp_path / "a.deb", "a.deb")  # and then the process is killed
+
+    assert Fetcher(tmp_path / "downloads", {}, []).has(SOURCE, "tiny-l10n")
+
+
+@needs_apt
+def test_descriptions_that_are_not_all_there_are_left_out_and_named(tmp_path: Path) -> None:
+    english = tmp_path / "host_debian_dists_bookworm_main_i18n_Translation-en"
+    english.write_text("text")
+    descriptions = Source("ddtp", "ddtp", packages=("descriptions",), registry="apt-descriptions")
+    fetcher = Fetcher(tmp_path / "downloads", {}, ["en", "de"])
+    failure = "Failed to fetch http://host/debian/dists/bookworm/main/i18n/Translation-de.xz  Connection timed out"
+    apt = Apt(tmp_path / "apt", ["en", "de"])
+    apt.not_fetched, fetcher._apt = [failure], apt  # which is no failure to apt
+    apt.lists = tmp_path
+
+    fetcher.fetch_descriptions(descriptions)
+    assert fetcher.missing == {"descriptions": f"not all languages are there now: {failure}"}
+    assert not fetcher.has(descriptions, "descriptions")
+
+    apt.not_fetched = []
+    fetcher.fetch_descriptions(descriptions)
+    assert fetcher.has(descriptions, "descriptions")
 
 
 def test_descriptions_are_fetched_again_when_a_language_is_added(tmp_path: Path) -> None:
@@ -180,7 +209,7 @@ def test_only_files_that_were_fetched_for_todays_packages_are_extracted(tmp_path
     (output / "tables" / "stray.tsv").write_text("en\tde\nClose it\tZumachen\n")
 
     extract(output, tmp_path / "raw", [GERMAN], [source], jobs=1)
-    assert list(read_rows(tmp_path / "raw" / "tables" / "en-de.tsv")) == [["Open it", "Aufmachen"]]
+    assert list(read_rows(tmp_path / "raw" / "tables" / "en-de.tsv", fields=2)) == [["Open it", "Aufmachen"]]
 
     with pytest.raises(DataError, match="nothing to extract"):
         extract(output, tmp_path / "raw", [GERMAN], [Source("tables", "table", packages=("table@2",))], jobs=1)
@@ -204,7 +233,7 @@ def test_a_source_whose_packages_are_gone_takes_along_what_was_made_of_them(tmp_
     clean(raw, tmp_path / "clean", [GERMAN], sources, jobs=1)
 
     assert sorted(path.name for path in raw.iterdir()) == ["tables", "tables.stats.json"]
-    assert list(read_rows(tmp_path / "clean" / "en-de.tsv")) == [["Open it", "Aufmachen", "tables"]]
+    assert list(read_rows(tmp_path / "clean" / "en-de.tsv", fields=2)) == [["Open it", "Aufmachen", "tables"]]
 
 
 def test_only_packages_that_were_missing_before_are_done_without_where_apt_fails(
@@ -241,7 +270,7 @@ def test_npm_package_is_packed_and_read(tmp_path: Path) -> None:
     extract(tmp_path / "downloads", tmp_path / "raw", [GERMAN], [source], jobs=1)
 
     assert [(e["version"], e["file"]) for e in fetched.entries] == [("1.2.3", "tiny-1.2.3.tgz")]
-    assert list(read_rows(tmp_path / "raw" / "web" / "en-de.tsv")) == [["Open the file", "Die Datei öffnen"]]
+    assert list(read_rows(tmp_path / "raw" / "web" / "en-de.tsv", fields=2)) == [["Open the file", "Die Datei öffnen"]]
 
 
 def test_machine_without_apt_is_told_what_works_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

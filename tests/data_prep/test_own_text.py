@@ -1,6 +1,7 @@
 """Users' own text: a folder or a table becomes data ready to train on, and bad input is refused or counted."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,7 @@ def test_table_of_any_form_is_read(tmp_path: Path, form: str) -> None:
 
     assert stats["counts"] == {"kept": 2 * len(ENGLISH)}
     for language in ("de", "fr"):
-        rows = list(read_rows(tmp_path / "own" / "train" / f"en-{language}.tsv"))
+        rows = list(read_rows(tmp_path / "own" / "train" / f"en-{language}.tsv", fields=2))
         assert rows == [[s, other(s, language), "own"] for s in ENGLISH]
 
 
@@ -244,6 +245,17 @@ def test_bad_lines_are_skipped_counted_and_reported(tmp_path: Path, folder: Path
     assert "skipped lines: invalid_utf8 1, nul_byte 1, empty 1, line_too_long 1, too_long 1" in result.stdout
     stats = json.loads((tmp_path / "data" / "mine" / "corpus" / "own.stats.json").read_text())
     assert stats["sets"]["train.en-de"]["kept"] == 955 and stats["sets"]["train.en-fr"] == {"kept": 960}
+
+
+def test_names_of_files_need_not_be_utf8(tmp_path: Path, folder: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.rename(odd)
+    (odd / os.fsdecode(b"test.caf\xe9")).write_text("a line\n")
+
+    result = prepare(odd, tmp_path / "data", "--held-out-rule", "exact", "--name", "mine")
+
+    assert result.returncode == 0, result
+    assert "not read, since their names are not" in result.stdout and r"test.caf\udce9" in result.stdout
 
 
 def test_an_own_model_of_pieces_can_be_used_again(tmp_path: Path, folder: Path) -> None:

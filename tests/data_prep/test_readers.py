@@ -76,8 +76,10 @@ def test_catalogs_of_two_locales_of_a_language_are_one_in_which_the_better_named
     archive.write_bytes(tar_bytes({names[locale]: mo_catalog(of_locale) for locale, of_locale in catalogs.items()}))
     language = Language(code, "", "", "", "Latin", "high", tuple(catalogs))
 
-    found = [(code, dict(pairs)) for code, pairs in read_catalogs(Source("s", "mo"), [archive], [language], {})]
+    counts: dict[str, int] = {}
+    found = [(code, dict(pairs)) for code, pairs in read_catalogs(Source("s", "mo"), [archive], [language], counts)]
 
+    assert counts == {"catalogs": 2, "repeated_messages": 1}
     assert found == [(code, {"Open": "first", "Close": "further"})]
 
 
@@ -106,7 +108,7 @@ def test_pack_with_damaged_compression_is_refused() -> None:
 
 
 def test_texts_with_broken_bytes_are_skipped_and_counted(tmp_path: Path) -> None:
-    packs = {"en-GB": {1: b"Open", 2: b"Close"}, "de": {1: b"\xd6ffnen", 2: "Schließen".encode()}}
+    packs = {"en-GB": {1: b"Open", 2: b"Close"}, "de": {1: b"\xd6ffnen", 2: "Schließen".encode(), 3: b"more"}}
     members = {
         f"{locale}.pak": pak_file({n: f"text{n}" for n in texts}).replace(b"text1", texts[1].ljust(5)[:5])
         for locale, texts in packs.items()
@@ -127,15 +129,15 @@ def test_texts_with_broken_bytes_are_skipped_and_counted(tmp_path: Path) -> None
     sources = [Source("chromium", "pak", packages=("c",)), Source("ddtp", "ddtp", packages=("d",))]
     counts = extract(downloads, tmp_path / "raw", [GERMAN], sources, jobs=1)
 
-    assert counts["invalid_utf8"] == 2
-    assert list(read_rows(tmp_path / "raw" / "chromium" / "en-de.tsv")) == [["text2", "text2"]]
-    assert list(read_rows(tmp_path / "raw" / "ddtp" / "en-de.tsv")) == [["short one", "kurz eins"]]
+    assert (counts["invalid_utf8"], counts["without_english"]) == (2, 1)
+    assert list(read_rows(tmp_path / "raw" / "chromium" / "en-de.tsv", fields=2)) == [["text2", "text2"]]
+    assert list(read_rows(tmp_path / "raw" / "ddtp" / "en-de.tsv", fields=2)) == [["short one", "kurz eins"]]
 
 
 def test_message_files_of_another_structure_and_halves_of_characters_are_counted(tmp_path: Path) -> None:
     files = {
         "a/i18n/en.json": json.dumps({"one": "Open it", "two": "Close it"}),
-        "a/i18n/de.json": r'{"one": "\ud83d", "two": "Zumachen"}',
+        "a/i18n/de.json": r'{"one": "\ud83d", "two": "Zumachen", "three": "Drei"}',
         "b/i18n/en.json": json.dumps(["Open it"]),
         "c/i18n/en.json": "[" * 100_000,
     }
@@ -147,8 +149,10 @@ def test_message_files_of_another_structure_and_halves_of_characters_are_counted
     source = Source("web", "json", packages=("w",))
     counts = extract(tmp_path / "downloads", tmp_path / "raw", [GERMAN], [source], jobs=1)
 
-    assert counts == {"catalogs": 2, "damaged_catalogs": 2, "invalid_utf8": 1, "messages": 1}
-    assert list(read_rows(tmp_path / "raw" / "web" / "en-de.tsv")) == [["Close it", "Zumachen"]]
+    assert counts == {
+        "catalogs": 2, "damaged_catalogs": 2, "without_english": 1, "invalid_utf8": 1, "messages": 1,
+    }  # fmt: skip
+    assert list(read_rows(tmp_path / "raw" / "web" / "en-de.tsv", fields=2)) == [["Close it", "Zumachen"]]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +251,8 @@ def test_help_pages_of_the_same_structure_are_aligned_and_others_are_not() -> No
     assert list(aligned) == [("Print a page", "Seite drucken"), ("Press Print.", "Drücken Sie Drucken.")]
     assert read_pages(english, longer) is None
     assert read_pages(english, b"<page>") is None
+    assert read_pages(english, b'<?xml version="1.0" encoding="no-such"?>' + same) is None
+    assert read_pages(english, b"<page>" + b"<a>" * 5000 + b"</a>" * 5000 + b"</page>") is None
 
 
 def test_help_page_with_entities_of_its_own_is_not_read() -> None:

@@ -202,7 +202,7 @@ def _fail_or_touch(path: Path) -> None:
 def test_what_fails_keeps_the_rest_from_being_done(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the first one is wrong"):
         in_processes(_fail_or_touch, [tmp_path / str(number) for number in range(200)], jobs=2)
-    assert len(list(tmp_path.iterdir())) < 199
+    assert len(list(tmp_path.iterdir())) < 100
 
 
 SLEEPING_STEP = """

@@ -1,5 +1,7 @@
 """The command that runs all steps."""
 
+import errno
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +68,9 @@ def test_every_program_has_help_that_shows_its_options(step: str) -> None:
         (["--input", ".", "--vocab-size", "0"], ["--vocab-size must be more than 260", "but is 0"]),
         (["--recipe", "demo", "--preset", "sample", "--vocab-size", "0"], ["--vocab-size must be more than 260"]),
         (["--input", ".", "--evalsets", "docs", "no/such"], ["--evalsets: no such folder: no/such"]),
+        (["--input", ".", "--evalsets", "sample"], ["sample/", "must be plain text with a sentence a line"]),
+        (["--input", ".", "--seed", "-1"], ["--seed must be at least 0 and below 4294967296, but is -1"]),
+        (["--input", ".", "--vocab-size", "10000000000"], ["--vocab-size must be more than 260", "10000000000"]),
         (["--input", ".", "--max-pairs", "-1"], ["--max-pairs must be at least 0, but is -1"]),
         (["--input", ".", "--valid-pairs", "0"], ["--valid-pairs must be at least 1, but is 0"]),
         (["--recipe", "software50", "--valid-pairs", "9"], ["--valid-pairs has no effect with --recipe software50"]),
@@ -151,6 +156,15 @@ def test_runs_of_different_text_that_write_to_one_folder_wait_for_each_other(tmp
     assert not (tmp_path / "out" / ".text.partial").exists()
 
 
+def test_where_a_disk_knows_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(lock: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with only_writer(tmp_path / "mine", tmp_path / "out") as locks:
+        assert len(locks) == 2
+
+
 def test_a_run_that_writes_to_one_folder_only_does_not_wait_for_itself(tmp_path: Path) -> None:
     with only_writer(tmp_path / "mine", tmp_path / "mine" / ".") as locks:
         assert len(locks) == 1
@@ -167,7 +181,7 @@ def test_users_own_evaluation_sets_are_kept_out_of_training_too(tmp_path: Path, 
 
     own = tmp_path / "evalsets" / "own"
     assert str(own) not in split_command()
-    own.mkdir(parents=True)
+    write_lines(own / "test.en", ["a line"])
     assert ("--recipe" in text) == (f"--evalsets {tmp_path}/evalsets/software50" in split_command())
     assert f"--evalsets {own}" in split_command()
 
@@ -175,7 +189,7 @@ def test_users_own_evaluation_sets_are_kept_out_of_training_too(tmp_path: Path, 
 def test_options_of_the_split_and_of_the_sample_reach_their_steps(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
-        folder.mkdir()
+        write_lines(folder / "test.en", ["a line"])
     options = ["--evalsets", first, second, "--evalsets", tmp_path, "--valid-pairs", 9, "--seed", 7, "--max-pairs", 0]
 
     lines = run_step("run", "--input", ".", *options, "--dry-run").stdout.splitlines()
@@ -223,6 +237,21 @@ def test_card_of_data_made_by_an_older_version_says_what_to_do(tmp_path: Path) -
     result = run_step("card", "--recipe", "software50", "--preset", "full", "--data", tmp_path)
 
     assert_user_error(result, "text.stats.json: made by an older version; run data_prep.run again")
+
+
+def test_card_of_data_that_is_half_made_says_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "software50" / "full"
+    write_json(stats_path(folder / "text"), {"step": "split", "files": {}})
+
+    result = run_step("card", "--recipe", "software50", "--preset", "full", "--data", tmp_path)
+    assert_user_error(result, "text.stats.json: not there, or not finished; run data_prep.run first")
+
+    write_json(stats_path(folder / "text"), {"counts": {"source_words": 1}, "pairs": {"en-de": {"train": 1}}})
+    write_json(stats_path(folder / "bin"), {"counts": {}, "by_file": {}})
+    unique = tmp_path / "software50" / "corpus-debian" / "unique"
+    write_json(stats_path(unique / "en-de.tsv"), {"counts": {}, "sources": {}})
+    result = run_step("card", "--recipe", "software50", "--preset", "full", "--data", tmp_path)
+    assert_user_error(result, "older than the text, and has no train.en-de.de; run data_prep.run again")
 
 
 def test_card_lists_every_language_with_its_counts(prepared_sample: Path) -> None:

@@ -18,6 +18,9 @@ THAI = "ผู้ดูแลระบบของคุณปิดฟีเจ
         (ENGLISH, "your administrator has turned off THIS feature, for all managed devices!", "exact"),
         ("Wait 5 seconds for Google Chrome", "Wait 30 seconds for Chromium", "exact"),  # numbers and product names
         ("Résumé señor façade naïve", "Resume senor facade naive", "exact"),
+        ("Send an e-mail to your administrator now", "Send an email to your administrator now", "exact"),
+        ("повторного під'єднання пристрою", "повторного під\u02bcєднання пристрою", "exact"),  # a letter for it
+        ("\u0641\u0627\u064a\u0644 \u0643", "\u0641\u0627\u06cc\u0644 \u06a9", "exact"),  # Arabic and Persian
         (ENGLISH, "Your administrator has turned off this feature for all managed phones", "near"),
         (ENGLISH, "Your administrator has turned off this feature", "near"),  # contained in it
         (ENGLISH, "this feature", None),  # a mere phrase

@@ -11,7 +11,7 @@ from data_prep.pairs import write_rows
 from data_prep.split import SplitOptions, describe, split
 from data_prep.verify_split import verify
 from tests.data_prep.conftest import SAMPLE_LANGUAGES
-from tests.data_prep.helpers import run_step, write_lines
+from tests.data_prep.helpers import assert_user_error, run_step, write_lines
 
 TEST = {
     "en": "The administrator has turned off this feature for your device",
@@ -88,7 +88,7 @@ def test_held_out_pairs_are_split_off_for_all_languages_at_once(tmp_path: Path) 
 def test_near_duplicates_of_split_off_pairs_leave_training_too(tmp_path: Path) -> None:
     (tmp_path / "unique").mkdir()
     rows = [
-        (f"The same long sentence about a printer with paper {i}", f"Satz Nummer {chr(97 + i)}", "own")
+        (f"The same long sentence about a printer with {chr(97 + i)}", f"Satz Nummer {chr(97 + i)}", "own")
         for i in range(9)
     ]
     rows += [(f"Something else {chr(97 + i)}", f"Etwas anderes {chr(97 + i)}", "own") for i in range(9)]
@@ -100,9 +100,9 @@ def test_near_duplicates_of_split_off_pairs_leave_training_too(tmp_path: Path) -
     assert train == [source for source, _, _ in rows[9:]]
     # The pair that is split off is counted once, and nothing is called evaluation, since there is none.
     counts = stats["counts"]
-    assert [counts[kind] for kind in ("read", "valid", "exact_source_in_validation", "train")] == [18, 1, 8, 9]
+    assert [counts[kind] for kind in ("read", "valid", "near_source_in_validation", "train")] == [18, 1, 8, 9]
     assert not [kind for kind in counts if kind.endswith("_in_evaluation")]
-    assert describe(stats).endswith("; left out: exact_source_in_validation 8")
+    assert describe(stats).endswith("; left out: near_source_in_validation 8")
 
 
 def test_what_is_like_the_test_and_what_is_like_the_validation_set_is_counted_apart(
@@ -236,6 +236,45 @@ def test_a_file_that_comes_to_a_linked_evaluation_set_is_kept_out_too(tmp_path: 
     assert TEST["en"] in kept()
     write_lines(tmp_path / "elsewhere" / "test.en", [TEST["en"]])
     assert TEST["en"] not in kept()
+
+
+def test_a_set_that_plays_another_part_is_split_anew(tmp_path: Path, unique: Path) -> None:
+    dev = tmp_path / "sets" / "dev"
+    for options in (SplitOptions(valid=dev), SplitOptions(test=dev), SplitOptions(evalsets=(dev,))):
+        split(unique, tmp_path / "text", ["en-de"], options, jobs=1)
+        names = {path.name.split(".")[0] for path in (tmp_path / "text").iterdir()}
+        assert names == {"train", "valid", *(["test"] if options.test else [])}
+
+
+def test_a_test_set_beside_sets_that_bring_their_own_is_refused(tmp_path: Path, unique: Path) -> None:
+    options = ["--input", unique, "--output", tmp_path / "text", "--sets", tmp_path / "own"]
+
+    result = run_step("split", *options, "--test", tmp_path / "sets" / "test")
+
+    assert_user_error(result, "--test has no effect with --sets, which has its own")
+
+
+def test_lines_of_characters_that_nobody_sees_are_no_validation_text(tmp_path: Path, unique: Path) -> None:
+    write_lines(tmp_path / "own" / "dev" / "dev.en", ["A line", "\u200b"])
+    write_lines(tmp_path / "own" / "dev" / "dev.de", ["Eine Zeile", "Nichts dazu"])
+
+    stats = split(unique, tmp_path / "text", ["en-de"], SplitOptions(valid=tmp_path / "own" / "dev"), jobs=1)
+
+    assert (tmp_path / "text" / "valid.en-de.de").read_text() == "Eine Zeile\n"
+    assert stats["pairs"]["en-de"]["valid_empty"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"Hello\tHallo\n\n", "en-de.tsv, line 2: must have 2 tab"), (b"a\xff\tb\n", "line 1: must be UTF-8")],
+)
+def test_a_row_that_no_step_wrote_is_an_error_that_names_it(
+    tmp_path: Path, unique: Path, content: bytes, message: str
+) -> None:
+    (unique / "en-de.tsv").write_bytes(content)
+
+    with pytest.raises(DataError, match=message):
+        split(unique, tmp_path / "text", ["en-de"], SplitOptions(), jobs=1)
 
 
 def test_a_set_without_a_file_of_its_name_is_refused(tmp_path: Path, unique: Path) -> None:

@@ -1,6 +1,7 @@
 """The joint SentencePiece model."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -77,6 +78,21 @@ def test_vocabulary_too_big_for_the_text_is_refused_in_words(tmp_path: Path) -> 
 def test_vocabulary_without_room_for_bytes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--vocab-size must be more than 260 .*, but is 200"):
         train_spm(tmp_path, tmp_path / "spm", 200)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"coverage": 0.9}, "--character-coverage must be at least 0.98 and at most 1, but is 0.9"),
+        ({"sample": 0}, "--sample-lines must be at least 1, but is 0"),
+        ({"seed": 2**32}, "--seed must be at least 0 and below 4294967296, but is 4294967296"),
+    ],
+)
+def test_what_sentencepiece_does_not_take_is_refused_in_words(
+    tmp_path: Path, option: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        train_spm(tmp_path, tmp_path / "spm", 1000, **option)
 
 
 def test_vocabulary_smaller_than_the_alphabet_is_refused_in_words(prepared_sample: Path, tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ def test_dry_make_prints_and_runs_nothing(arguments: Sequence[str], expected: st
     result = run(["make", "--old-file", ".venv/.installed", f"BIN={tmp_path}", "DRY=1", *arguments])
 
     assert re.search(expected, result.stdout)
+    assert not re.search(r"^\+ ", result.stdout, re.MULTILINE)  # as data_prep.run shows what it runs
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -67,7 +67,8 @@ def test_runs_of_different_choices_do_not_share_a_folder() -> None:
 )
 def test_make_finds_the_folder_of_every_run(recipe: str, run: str) -> None:
     save_dir = compose(RECIPES / recipe, [f"run={run}", "model=token"]).checkpoint.save_dir
-    words = ["make", "evaluate", f"RECIPE={recipe}", f"RUN={run}", "ROUTING=token", "DRY=1"]
+    words = ["make", "--old-file=.venv/.installed", "evaluate", f"RECIPE={recipe}", f"RUN={run}"]
+    words += ["ROUTING=token", "DRY=1"]
 
     printed = subprocess.run(words, cwd=RECIPES.parent, check=True, capture_output=True, text=True).stdout
 
