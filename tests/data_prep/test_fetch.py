@@ -136,6 +136,7 @@ def test_what_is_downloaded_is_recorded_at_once(tmp_path: Path) -> None:
 
 @needs_apt
 def test_descriptions_that_are_not_all_there_are_left_out_and_named(tmp_path: Path) -> None:
+    (tmp_path / "downloads").mkdir()
     english = tmp_path / "host_debian_dists_bookworm_main_i18n_Translation-en"
     english.write_text("text")
     descriptions = Source("ddtp", "ddtp", packages=("descriptions",), registry="apt-descriptions")
