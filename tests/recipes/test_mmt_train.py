@@ -205,6 +205,21 @@ def test_make_names_a_mistake_before_anything_runs(arguments: Sequence[str], mes
     assert message in result.stderr.splitlines()[0]
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_names_a_python_that_it_cannot_use_and_makes_nothing(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.10.4 && exit\nexit 1\n')
+    python.chmod(0o755)
+
+    command = ["make", "venv", f"VENV={tmp_path / 'venv'}", f"PYTHON={python}"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+    assert result.returncode == 2
+    message = f"make: PYTHON={python} must be a Python 3.11 or 3.12, but is Python 3.10.4"
+    assert result.stderr.splitlines()[0] == message
+    assert not (tmp_path / "venv").exists()
+
+
 def test_make_alone_shows_the_targets() -> None:
     shown = run(["make"]).stdout
 

@@ -1,5 +1,6 @@
 """The job scripts on a real SLURM of one node: two tasks train together, and a job that ends early loses nothing."""
 
+import json
 import os
 import re
 import shutil
@@ -129,3 +130,16 @@ def test_submit_shows_what_it_would_submit() -> None:
     shown = LocalSlurm(Path()).ask(sys.executable, "scripts/submit.py", *words, cwd=REPOSITORY)
     for line in ("nodes=2", "timeout_min=90", "mmt train demo run=minutes"):
         assert line in shown.splitlines()
+
+
+def test_two_tasks_score_a_model_together(slurm: LocalSlurm, tiny: Path, tmp_path: Path) -> None:
+    log, results = tmp_path / "log", tmp_path / "results"
+    options = ["--output", results, "--no-baselines", "--beam", "1"]
+    command = ["sbatch", "--parsable", *TWO_TASKS, f"--output={log}", "scripts/evaluate.slurm", tiny / "run", *options]
+
+    job = slurm.ask(*command, cwd=REPOSITORY).strip()
+
+    slurm.wait(job, ("COMPLETED",))
+    scored = [json.loads(line)["direction"] for line in (results / "scores.jsonl").read_text().splitlines()]
+    assert sorted(scored) == ["de-en", "en-de", "en-ru", "ru-en"]
+    assert log.read_text().count("Results, one line for each direction") == 1  # of the first task
