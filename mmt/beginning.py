@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mmt.distributed.checkpoint import LAST, beginning, newest_first
+from mmt.distributed.checkpoint import LAST, beginning, newest_first, suffixed
 from mmt.errors import UserError, as_typed
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def options_that_are_done(cfg: Any) -> dict[str, Any]:
     Raises:
         UserError: names an option whose checkpoint is needed and is not there, or that does not go with another one.
     """
-    save_dir = Path(cfg.save_dir)
+    save_dir, suffix = Path(cfg.save_dir), cfg.checkpoint_suffix or ""
     begins = how_it_begins(cfg)
     first = [option for option in FIRST_TIME_ONLY if cfg[option] is not None]
     if begins and cfg.finetune_from_model is not None:
@@ -48,7 +48,7 @@ def options_that_are_done(cfg: Any) -> dict[str, Any]:
             "--finetune-from-model takes the weights of a model and nothing else: it does not go with "
             f"{', '.join(map(as_typed, begins))}"
         )
-    if begins and beginning(save_dir) == begins:
+    if begins and beginning(save_dir, suffix) == begins:
         logger.warning(
             "going on with the training in %s, which has begun with the same --restore-file and --reset-* options; to "
             "begin with them once more choose another --save-dir, or remove its checkpoints",
@@ -56,9 +56,8 @@ def options_that_are_done(cfg: Any) -> dict[str, Any]:
         )
         return {**BEGINNING, **dict.fromkeys(first)}
     if "restore_file" in begins:
-        with_suffix = cfg.restore_file.replace(".pt", f"{cfg.checkpoint_suffix or ''}.pt")  # what fairseq looks for
-        _refuse_missing(cfg, "restore_file", with_suffix)
-    elif first and _has_checkpoints(save_dir, of_others=[Path(cfg[option]) for option in first]):
+        _refuse_missing(cfg, "restore_file", suffixed(cfg.restore_file, suffix))  # what fairseq looks for
+    elif first and _has_checkpoints(save_dir, suffix, of_others=[Path(cfg[option]) for option in first]):
         return dict.fromkeys(first)
     else:
         for option in first:
@@ -66,13 +65,17 @@ def options_that_are_done(cfg: Any) -> dict[str, Any]:
     return {}
 
 
-def refuse_to_forget(save_dir: Path) -> None:
+def refuse_to_forget(save_dir: Path, suffix: str = "") -> None:
     """Refuse to begin anew in the folder of a run, if none of its checkpoints can be gone on from.
+
+    Args:
+        save_dir: the folder.
+        suffix: of the run's checkpoints (``--checkpoint-suffix``).
 
     Raises:
         UserError: names the newest of them, and what can be done with it.
     """
-    checkpoints = newest_first(save_dir, also_without_optimizer=True)
+    checkpoints = newest_first(save_dir, suffix, also_without_optimizer=True)
     if checkpoints:
         raise UserError(
             f"--save-dir {save_dir}: no training can go on from the checkpoints in it, which have no optimizer state "
@@ -81,9 +84,10 @@ def refuse_to_forget(save_dir: Path) -> None:
         )
 
 
-def _has_checkpoints(save_dir: Path, of_others: Collection[Path]) -> bool:
-    found = newest_first(save_dir, also_without_optimizer=True)
-    return (save_dir / LAST).exists() or any(path not in of_others for path in found)
+def _has_checkpoints(save_dir: Path, suffix: str, of_others: Collection[Path]) -> bool:
+    found = newest_first(save_dir, suffix, also_without_optimizer=True)
+    elsewhere = {path.resolve() for path in of_others}  # one path may be relative, and the other absolute
+    return (save_dir / suffixed(LAST, suffix)).exists() or any(path.resolve() not in elsewhere for path in found)
 
 
 def _refuse_missing(cfg: Any, option: str, path: str) -> None:

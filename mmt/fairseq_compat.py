@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from fairseq import checkpoint_utils, options
 from fairseq import utils as fairseq_utils
-from fairseq.data import data_utils
+from fairseq.data import data_utils, iterators
 from fairseq.data.multilingual.sampled_multi_epoch_dataset import SampledMultiEpochDataset
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
 from fairseq.modules import checkpoint_activations
+from fairseq.optim import AMPOptimizer
 
 from mmt.beginning import options_that_are_done
 from mmt.distributed import rendezvous
@@ -51,6 +52,8 @@ def apply() -> None:
     _wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_with_clear_errors)
     _wrap(checkpoint_utils, "torch_persistent_save", _save_or_say_why)
     _wrap(checkpoint_utils, "_torch_persistent_save", _save_once_and_sync)
+    _wrap(iterators.EpochBatchIterator, "load_state_dict", _find_place_or_say_why)
+    _wrap(AMPOptimizer, "step", _step_without_unscaling_again)
     _wrap(PathManager, "copy", _copy_at_once)
     _wrap(checkpoint_utils, "save_checkpoint", _save_with_all_processes)
     for bar in (progress_bar.BaseProgressBar, progress_bar.JsonProgressBar):
@@ -161,6 +164,30 @@ def _begin_elsewhere_once(original: Callable[..., Any], cfg: Any, trainer: Any, 
         return original(cfg, trainer, **kwargs)
 
 
+def _find_place_or_say_why(original: Callable[..., None], iterator: Any, state: dict[str, Any]) -> None:
+    """Name the options when an epoch is shorter than what a training has seen of it."""
+    try:
+        original(iterator, state)
+    except RuntimeError as error:
+        if "dataloader mismatch" not in str(error):
+            raise
+        raise UserError(
+            f"the training stopped after {state['iterations_in_epoch']} batches of epoch {state['epoch']}, which has "
+            f"{len(iterator)} now: --max-tokens, --batch-size or the data are not the same; take the old ones, or "
+            "begin the data anew with --reset-dataloader"
+        ) from error
+
+
+def _step_without_unscaling_again(original: Callable[..., None], optimizer: AMPOptimizer) -> None:
+    """Divide the gradient by the loss scale once (``--amp``).
+
+    fairseq does it when it clips the gradient, and hands torch's scaler another object to make the step with, of which
+    that one does not know that it has been done.
+    """
+    optimizer.scaler.step(optimizer.optimizer)
+    optimizer.scaler.update()
+
+
 def _save_or_say_why(original: Callable[..., None], state: Any, filename: str, *args: Any, **kwargs: Any) -> None:
     """Name a checkpoint that could not be written, and leave nothing of it: fairseq leaves what it has written."""
     try:
@@ -175,15 +202,12 @@ def _remove(path: str) -> None:
         os.remove(path)
 
 
-def _save_once_and_sync(original: Callable[..., None], state: Any, file: IO[bytes] | str) -> None:
+def _save_once_and_sync(original: Callable[..., None], state: Any, file: IO[bytes]) -> None:
     """Write a checkpoint once, and to the disk, before it gets its name.
 
     Where writing fails (a full disk), fairseq goes on in the same file behind what it has written, and a second or
     third try that succeeds gives the final name to a file that nobody can read.
     """
-    if isinstance(file, str):
-        original(state, file)  # opens the file and comes back here
-        return
     torch.save(state, file)
     file.flush()
     with contextlib.suppress(OSError):  # not a file of this machine's

@@ -12,12 +12,13 @@ from typing import Any
 import fairseq.trainer
 import fairseq_cli.train
 import torch
+from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 
 from mmt.beginning import how_it_begins, refuse_to_forget
 from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCrossEntropyCriterion
 from mmt.distributed.background import do_or_put_off
-from mmt.distributed.checkpoint import LAST, newest_first, reading_with
+from mmt.distributed.checkpoint import LAST, newest_first, reading_with, suffixed
 from mmt.distributed.saving_trainer import SavingTrainer
 from mmt.errors import CheckpointDamaged, UserError, as_typed
 from mmt.fairseq_options import refuse_dead_flags, refuse_two_precisions, switched_off
@@ -47,7 +48,7 @@ class MoETrainer(SavingTrainer):
 
     * A gradient that is not finite ends the training in words.
     * A training goes on with another number of processes where it stopped in the data.
-    * ``--patience`` counts on where a resumed training stopped counting.
+    * ``--patience`` counts on where a resumed training stopped counting; the best score of another metric is forgotten.
     * A training whose last checkpoint is damaged says so, and goes on from the newest one that is not.
     * A training that has all of its ``--max-update`` ends at once, and leaves its checkpoints as they are.
     * One training at a time writes to a folder.
@@ -58,7 +59,11 @@ class MoETrainer(SavingTrainer):
         refuse_two_precisions(cfg.common)
         self._has_our_task = isinstance(task, MultilingualMoETranslationTask)
         if self._has_our_task:
-            task.check_best_metric(cfg.checkpoint.best_checkpoint_metric, _metrics_of_validation(criterion, model))
+            task.check_best_metric(
+                cfg.checkpoint.best_checkpoint_metric,
+                _metrics_of_validation(criterion, model),
+                maximize=cfg.checkpoint.maximize_best_checkpoint_metric,
+            )
         self._beginning = how_it_begins(cfg.checkpoint)
         if moe_layers(model) and not isinstance(criterion, MoELabelSmoothedCrossEntropyCriterion):
             logger.warning(
@@ -144,8 +149,10 @@ class MoETrainer(SavingTrainer):
         # fairseq saves the task's state, but hands only the extra state back to a training that is resumed.
         state["extra_state"]["task_state"] = state["task_state"]
         state["extra_state"]["early_stopping"] = dict(vars(_early_stopping()))
+        state["extra_state"]["best_checkpoint_metric"] = self.cfg.checkpoint.best_checkpoint_metric
         state["extra_state"]["beginning"] = self._beginning
         state["extra_state"]["data_parallel_world_size"] = self.data_parallel_world_size
+        state["extra_state"]["size_of_batches"] = _size_of_batches(self.cfg)
         return state
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
@@ -156,8 +163,8 @@ class MoETrainer(SavingTrainer):
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """Go on from a checkpoint, or, if the last one of this training is damaged, from the newest one that is not."""
-        save_dir = Path(self.cfg.checkpoint.save_dir)
-        last = save_dir / LAST
+        save_dir, suffix = Path(self.cfg.checkpoint.save_dir), self.checkpoint_suffix
+        last = save_dir / suffixed(LAST, suffix)
         if Path(filename) != last:
             return self._load_checkpoint(filename, *args, **kwargs)
         damage = CheckpointDamaged(f"checkpoint {last} does not exist, though others do")
@@ -166,9 +173,9 @@ class MoETrainer(SavingTrainer):
                 return self._load_checkpoint(filename, *args, **kwargs)
             except CheckpointDamaged as error:
                 damage = error
-        others = [path for path in newest_first(save_dir) if path != last]
+        others = [path for path in newest_first(save_dir, suffix) if path != last]
         if not others and not last.exists():  # a training that begins
-            refuse_to_forget(save_dir)
+            refuse_to_forget(save_dir, suffix)
             return self._load_checkpoint(filename, *args, **kwargs)
         for path in others:
             logger.warning("%s", damage)
@@ -185,10 +192,13 @@ class MoETrainer(SavingTrainer):
             with reading_with(self.read_checkpoint):
                 extra_state = super().load_checkpoint(filename, *args, **kwargs)
             if extra_state is not None:
-                self._share_data_anew(extra_state)
+                metrics.reset_meters("valid")  # of the last validation, which may have had other directions
+                if not self.cfg.checkpoint.reset_dataloader and filename != self.cfg.checkpoint.finetune_from_model:
+                    self._warn_of_other_batches(extra_state)
+                    self._share_data_anew(extra_state)
                 self.task.load_state_dict(extra_state.get("task_state", {}))
                 if not kwargs.get("reset_meters"):
-                    vars(_early_stopping()).update(extra_state.get("early_stopping", {}))
+                    self._go_on_with_best_score(extra_state)
                 if not self._beginning and Path(filename).parent == Path(self.cfg.checkpoint.save_dir):
                     self._beginning = extra_state.get("beginning", {})  # of the run, however it is gone on with
             return extra_state
@@ -205,6 +215,34 @@ class MoETrainer(SavingTrainer):
                     f"checkpoint {filename} does not fit the model that the options describe: {first[0].strip()}"
                 ) from error
             raise
+
+    def _go_on_with_best_score(self, extra_state: dict[str, Any]) -> None:
+        """Go on with the best score so far and the count of validations since, unless they are of another metric."""
+        now = self.cfg.checkpoint.best_checkpoint_metric
+        before = extra_state.get("best_checkpoint_metric", now)
+        if before == now:
+            vars(_early_stopping()).update(extra_state.get("early_stopping", {}))
+            return
+        extra_state.pop("best", None)  # fairseq would compare the scores of one metric with those of the other
+        logger.warning(
+            "--best-checkpoint-metric was %s before, and is %s now: the best checkpoint is chosen anew", before, now
+        )
+
+    def _warn_of_other_batches(self, extra_state: dict[str, Any]) -> None:
+        """Say that a place in the data, which is counted in batches, is another one with batches of another size."""
+        before = extra_state.get("size_of_batches")
+        is_amid_epoch = (extra_state.get("train_iterator") or {}).get("iterations_in_epoch")
+        if not is_amid_epoch or before is None or before == _size_of_batches(self.cfg):
+            return
+        changes = [
+            f"{as_typed(option)} was {before.get(option)} before, and is {value} now"
+            for option, value in _size_of_batches(self.cfg).items()
+            if value != before.get(option)
+        ]
+        logger.warning(
+            "%s: the training goes on after as many batches of the epoch as it has seen, which are other sentences",
+            "; ".join(changes),
+        )
 
     def _share_data_anew(self, extra_state: dict[str, Any]) -> None:
         """Find the place in the data again, with another number of processes or another ``--update-freq``.
@@ -227,6 +265,11 @@ class MoETrainer(SavingTrainer):
                 "%d batches are not a multiple of %d processes x --update-freq %d: the last %d are seen again",
                 seen, now, of_an_update, again,
             )  # fmt: skip
+
+
+def _size_of_batches(cfg: Any) -> dict[str, int | None]:
+    """Return the options that say which sentences make a batch of one process."""
+    return {option: cfg.dataset[option] for option in ("max_tokens", "batch_size")}
 
 
 def _metrics_of_validation(criterion: Any, model: Any) -> list[str] | None:

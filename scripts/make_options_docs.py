@@ -26,8 +26,8 @@ Every option has two names: `--moe-top-k` for `fairseq-train`, and `model.moe_to
 `fairseq-hydra-train`. What they mean together is explained in [training.md](training.md). Other options of
 `fairseq-train` work as ever, but for these, which are refused by name:
 
-- with experts `--encoder-layerdrop`, `--decoder-layerdrop`, `--offload-activations`, `--quant-noise-pq`, and activation
-  functions other than relu and gelu;
+- with experts `--encoder-layerdrop`, `--decoder-layerdrop`, `--offload-activations`, `--quant-noise-pq`,
+  `--quant-noise-scalar`, and activation functions other than relu and gelu;
 - with `fused_adam` `--use-old-adam`, `--fp16-adam-stats`, `--memory-efficient-fp16` and `--memory-efficient-bf16`;
 - `--bf16` together with `--fp16` or `--amp`;
 - on a mesh of several processes `--fp16`, `--amp`, `--memory-efficient-fp16`, `--memory-efficient-bf16`, `--store-ema`,
@@ -42,8 +42,8 @@ These of `fairseq-train` mean something else here:
 - `--heartbeat-timeout`, with several processes: 600 seconds if not set, at least 5, and never off;
 - `--cpu-offload`: with `--zero` and several processes, without fairscale;
 - `--save-async`: `--save-in-background`;
-- `--restore-file`, `--reset-optimizer` and the other `--reset-*`, `--finetune-from-model`, `--continue-once`: at the first start
-  only;
+- `--restore-file`, `--reset-optimizer` and the other `--reset-*`, `--finetune-from-model`, `--continue-once`: at the
+  first start only;
 - `--adam-eps` with `fused_adam`: added after the correction of bias.
 
 This page is made from the code by `make docs`.

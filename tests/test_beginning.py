@@ -53,6 +53,29 @@ def test_a_checkpoint_to_begin_with_may_be_gone_once_the_run_has_its_own(
     assert options_that_are_done(cfg) == {"finetune_from_model": None}
 
 
+def test_a_checkpoint_to_begin_with_is_not_the_runs_own_however_its_path_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "run" / "checkpoint_pre.pt"
+    other.parent.mkdir()
+    save(other)
+    assert options_that_are_done(options(save_dir="run", finetune_from_model=str(other))) == {}
+    assert options_that_are_done(options(save_dir=str(other.parent), finetune_from_model="run/checkpoint_pre.pt")) == {}
+
+
+def test_a_run_has_the_checkpoints_with_its_suffix_only(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").touch()
+    cfg = options(save_dir=str(tmp_path), finetune_from_model=str(tmp_path / "model.pt"), checkpoint_suffix="_b")
+    save(tmp_path / "checkpoint_last.pt")
+    assert options_that_are_done(cfg) == {}
+    save(tmp_path / "checkpoint_1_1_b.pt", has_optimizer=False)
+    assert options_that_are_done(cfg) == {"finetune_from_model": None}
+    with pytest.raises(UserError, match=f"--finetune-from-model {tmp_path / 'checkpoint_1_1_b.pt'} begins with"):
+        refuse_to_forget(tmp_path, "_b")
+    refuse_to_forget(tmp_path, "_c")
+
+
 def test_a_run_that_has_begun_goes_on_though_the_checkpoint_to_begin_with_is_gone(tmp_path: Path) -> None:
     elsewhere = {"restore_file": str(tmp_path / "gone.pt"), "reset_optimizer": True}
     cfg = options(save_dir=str(tmp_path), **elsewhere)

@@ -20,18 +20,23 @@ import torch
 from fairseq import checkpoint_utils, file_io, options, trainer
 from fairseq import utils as fairseq_utils
 from fairseq.data import ListDataset, data_utils
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.data.multilingual.sampled_multi_epoch_dataset import SampledMultiEpochDataset
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
 from fairseq.modules import checkpoint_activations
+from fairseq.optim import AMPOptimizer
+from fairseq.optim.adam import FairseqAdamConfig
+from fairseq.optim.sgd import SGD
 from fairseq_cli import interactive
 from omegaconf import OmegaConf
 
 import mmt
 from mmt import fairseq_compat
 from mmt.errors import NotWritten, UserError
+from mmt.optim.fused_adam import FusedAdam
 from mmt.trainer import MoETrainer
 
 
@@ -252,6 +257,58 @@ def test_a_training_begins_elsewhere_once(tmp_path: Path) -> None:
     # No longer needed once fairseq itself goes on with what a run has.
     assert asked_for(original, **elsewhere) == ("other.pt", True)
     assert asked_for(original, **finetune) == ("other.pt", True)
+
+
+def test_an_epoch_shorter_than_what_was_seen_of_it_is_told_with_the_options() -> None:
+    iterator = EpochBatchIterator(ListDataset([0, 1]), collate_fn=list, batch_sampler=[[0], [1]])
+    place = {"version": 2, "epoch": 1, "iterations_in_epoch": 3}
+    message = "^the training stopped after 3 batches of epoch 1, which has 2 now: --max-tokens, --batch-size or "
+    with pytest.raises(UserError, match=message):
+        iterator.load_state_dict(place)
+    # No longer needed once fairseq names the options.
+    with pytest.raises(RuntimeError, match="dataloader mismatch"):
+        EpochBatchIterator.load_state_dict.__wrapped__(iterator, place)
+
+
+def _amp_optimizer(kind: str, weight: torch.nn.Parameter) -> AMPOptimizer:
+    """An optimizer with a learning rate of 1 and a loss scale of 4, on the CPU."""
+    if kind == "sgd":
+        wrapped = SGD(SimpleNamespace(lr=[1.0], momentum=0.0, weight_decay=0.0), [weight])
+    else:
+        wrapped = FusedAdam(FairseqAdamConfig(lr=[1.0], adam_eps=1.0), [weight])
+    common = SimpleNamespace(fp16_init_scale=4.0, min_loss_scale=0.0)
+    optimizer = AMPOptimizer(SimpleNamespace(optimizer=None, common=common), [weight], wrapped)
+    optimizer._grad_scaler = torch.amp.GradScaler("cpu", init_scale=4.0)  # fairseq's does nothing without CUDA
+    return optimizer
+
+
+# After one update with a gradient of 1: 1 - 1, and 1 - 1 / (1 + eps), since Adam divides by the gradient's size.
+@pytest.mark.parametrize(("kind", "expected"), [("sgd", 0.0), ("fused_adam", 0.5)])
+def test_amp_divides_the_gradient_by_the_loss_scale_once(kind: str, expected: float) -> None:
+    def updated(step: Callable[[AMPOptimizer], None]) -> torch.Tensor:
+        weight = torch.nn.Parameter(torch.ones(3))
+        optimizer = _amp_optimizer(kind, weight)
+        optimizer.backward(weight.sum())
+        optimizer.clip_grad_norm(0.0)
+        step(optimizer)
+        return weight.detach()
+
+    torch.testing.assert_close(updated(AMPOptimizer.step), torch.full((3,), expected))
+    # No longer needed once fairseq gives torch's scaler the same object when it clips and when it makes the step.
+    assert updated(AMPOptimizer.step.__wrapped__)[0] > expected + 0.1
+
+
+@pytest.mark.parametrize("kind", ["sgd", "fused_adam"])
+def test_amp_leaves_out_an_update_whose_gradient_is_not_finite_and_lowers_the_loss_scale(kind: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = _amp_optimizer(kind, weight)
+    optimizer.backward(weight.sum())
+    assert weight.grad is not None
+    weight.grad[0] = torch.inf
+    optimizer.clip_grad_norm(1.0)
+    optimizer.step()
+    assert weight.tolist() == [1.0, 1.0, 1.0]
+    assert optimizer.scaler.get_scale() == 2.0
 
 
 def test_truncated_empty_foreign_and_missing_checkpoints_are_named(tmp_path: Path) -> None:

@@ -123,12 +123,11 @@ def _print_plans(subject: Subject, batch: Batch, cluster: Cluster, top: int) -> 
 
 def _print_largest(subject: Subject, batch: Batch, cluster: Cluster) -> None:
     model = subject.model.with_options(checkpoint_activations=True)
+    one_per_gpu = f"{cluster.num_gpus} experts: one per GPU"
+    enough = one_per_gpu if cluster.num_gpus >= model.cfg.moe_top_k else "as many experts as a token chooses"
     for title, found in (
         ("More experts at the same width", more_experts(model, batch, cluster, bf16=subject.bf16)),
-        (
-            f"Wider layers, with {cluster.num_gpus} experts: one per GPU",
-            wider(model, batch, cluster, bf16=subject.bf16),
-        ),
+        (f"Wider layers, with {enough}", wider(model, batch, cluster, bf16=subject.bf16)),
     ):
         print(f"{title} (GiB of one GPU and its host):\n\n{largest_table(found)}\n\n{reasons(found, cluster)}\n")
     if cluster.note:

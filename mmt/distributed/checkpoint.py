@@ -6,6 +6,7 @@ may share one. It is written when the shards are complete, so whenever the train
 
 import contextlib
 import contextvars
+import glob
 import logging
 import pickle
 import secrets
@@ -139,26 +140,32 @@ def identity(path: Path) -> str | None:
     return f"one of {updates} updates, {path.stat().st_size} bytes{f', with {folder.name}' if folder else ''}"
 
 
-def beginning(save_dir: Path) -> State:
+def suffixed(name: str, suffix: str) -> str:
+    """Return the name of a checkpoint with ``--checkpoint-suffix``, put together as fairseq does."""
+    return name.replace(".pt", f"{suffix}.pt")
+
+
+def beginning(save_dir: Path, suffix: str = "") -> State:
     """Return how the training that wrote the newest readable checkpoint began, as ``MoETrainer`` recorded it; empty if
     nobody did.
     """
-    for path in [save_dir / LAST, *newest_first(save_dir, also_without_optimizer=True)]:
+    for path in [save_dir / suffixed(LAST, suffix), *newest_first(save_dir, suffix, also_without_optimizer=True)]:
         with contextlib.suppress(Exception):  # there is none, or it is damaged
             return dict(_head(path)["extra_state"].get("beginning", {}))
     return {}
 
 
-def newest_first(save_dir: Path, *, also_without_optimizer: bool = False) -> list[Path]:
+def newest_first(save_dir: Path, suffix: str = "", *, also_without_optimizer: bool = False) -> list[Path]:
     """List the checkpoints in a folder that a training can go on from, those with the most updates first.
 
     Args:
         save_dir: the folder.
+        suffix: of the training (``--checkpoint-suffix``); checkpoints without it are not listed.
         also_without_optimizer: also those that a training has written, but cannot go on from as if it had not stopped
             (``--no-save-optimizer-state``).
     """
     updates = {}
-    for path in save_dir.glob("checkpoint*.pt"):
+    for path in save_dir.glob(f"checkpoint*{glob.escape(suffix)}.pt"):
         with contextlib.suppress(Exception):  # damaged
             head = _head(path)
             # A crash.pt has no place in the data, and a published model None in place of an optimizer state.

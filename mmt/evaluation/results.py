@@ -103,7 +103,8 @@ class ResultsFolder:
         if restart and ((path / RUN).is_file() or (path / SCORES).is_file()):
             if (path / RUN).is_file():
                 _read_run(path, any_format=True)  # a file of ours
-            _read_scores(path)
+            else:
+                _refuse_scores_of_others(path)
             # Scores first: without them a direction is not finished, whatever else a kill leaves here.
             for name in (SCORES, SUMMARY):
                 (path / name).unlink(missing_ok=True)
@@ -221,6 +222,13 @@ def _read_scores(path: Path) -> tuple[dict[tuple[str, str], Record], bool]:
                 "mend it, or throw the results away with --restart"
             ) from error
     return records, not rest
+
+
+def _refuse_scores_of_others(path: Path) -> None:
+    try:
+        _read_scores(path)
+    except UserError as error:
+        raise UserError(f"{path / SCORES} is not a file of mmt evaluate; choose another --output") from error
 
 
 def _check_identity(path: Path, old: Record, new: Record) -> None:

@@ -114,14 +114,20 @@ class MoETransformerConfig(FlatTransformerConfig):  # type: ignore[valid-type, m
 
 
 def validate(config: Any) -> None:
-    """Check the MoE options against each other.
+    """Check the options that have a range, and the MoE options against each other.
 
     Raises:
         UserError: names the option, the rule and the value.
     """
+    for option in ("dropout", "attention_dropout", "activation_dropout"):
+        probability = getattr(config, option)
+        if not 0 <= probability < 1:
+            raise UserError(f"{as_typed(option)} must be in [0, 1), but is {probability}")
     if config.moe_experts < 0:
         raise UserError(f"--moe-experts must be 0 (dense) or more, but is {config.moe_experts}")
     if config.moe_experts == 0:
+        if {config.encoder_routing, config.decoder_routing} & {"sentence", "task"}:
+            logger.warning("--moe-experts is 0: the model is dense, and its routing options have no effect")
         return
     if not 1 <= config.moe_top_k <= config.moe_experts:
         raise UserError(
@@ -152,10 +158,10 @@ def validate(config: Any) -> None:
             f"--activation-fn must be one of {', '.join(ACTIVATIONS)} with --moe-experts, but is "
             f"{config.activation_fn!r}"
         )
-    if not 0 <= config.activation_dropout < 1:
-        raise UserError(f"--activation-dropout must be in [0, 1), but is {config.activation_dropout}")
-    # With layer drop, processes leave out different layers, and wait for each other's statistics of them.
-    for option in ("offload_activations", "quant_noise_pq", "encoder_layerdrop", "decoder_layerdrop"):
+    # Quantization noise would pass over the experts. With layer drop, processes leave out different layers, and wait
+    # for each other's statistics of them.
+    refused = ("offload_activations", "quant_noise_pq", "quant_noise_scalar", "encoder_layerdrop", "decoder_layerdrop")
+    for option in refused:
         if getattr(config, option):
             raise UserError(f"{as_typed(option)} does not work with --moe-experts: leave it out")
     _warn_of_options_without_effect(config)

@@ -27,8 +27,8 @@ class MoETransformerEncoder(TransformerEncoderBase):
         super().__init__(cfg, dictionary, embed_tokens)
         self.needs_task_id = cfg.moe_experts > 0 and "task" in (cfg.encoder_routing, cfg.decoder_routing)
         self.needs_sentence_state = cfg.moe_experts > 0 and cfg.decoder_routing == "sentence"
-        # Saves nothing if no router asks for tasks: the dense model's checkpoints stay those of fairseq.
-        self.task_ids = task_ids
+        # Nothing is saved if no router asks for tasks: the dense model's checkpoints stay those of fairseq.
+        self.task_ids = task_ids if self.needs_task_id else None
 
     def build_encoder_layer(self, cfg: Any) -> nn.Module:
         index, self._layers_built = self._layers_built, self._layers_built + 1
@@ -57,7 +57,7 @@ class MoETransformerEncoder(TransformerEncoderBase):
         """
         is_padding_BS = src_tokens.eq(self.padding_idx)
         task_id_B = None
-        if self.needs_task_id:
+        if self.task_ids is not None:
             if src_lang_id is None or tgt_lang_id is None:
                 raise ValueError(
                     "a task-routed model needs src_lang_id and tgt_lang_id in net_input: use --task "

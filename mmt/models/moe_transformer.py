@@ -145,6 +145,8 @@ class MoETransformerModel(TransformerModelBase):
             # norm after the last layer, and removes that of the model.
             if f"{side}.layer_norm.weight" in state_dict:
                 state_dict.setdefault(f"{side}.version", getattr(self, side).version)
+        if self.encoder.task_ids is None:
+            state_dict.pop("encoder.task_ids.task_of_pair", None)  # once saved whatever the routing
         super().upgrade_state_dict_named(state_dict, name)
         for side in ("encoder", "decoder"):
             saved = state_dict.get(f"{side}.embed_tokens.weight")

@@ -92,38 +92,34 @@ class CapacityDispatch(nn.Module):
         expert_TK, num_experts = routing.expert_TK, routing.num_experts
         if not self.training:
             return sort_by_expert(expert_TK, num_experts)
-        if self.group is None:
-            return dispatch_within_capacity(routing, self.capacity(expert_TK.numel(), num_experts), self.drop_policy)
-        all_routes = _gather_routes(expert_TK, routing.probability_TK, self.group)
+        routes = _own_routes(routing) if self.group is None else _gather_routes(routing, self.group)
         is_kept_TK = kept_routes(
-            all_routes.expert_TK,
-            all_routes.probability_TK,
+            routes.expert_TK,
+            routes.probability_TK,
             num_experts,
-            self.capacity(all_routes.expert_TK.numel(), num_experts),
+            self.capacity(routes.expert_TK.numel(), num_experts),
             self.drop_policy,
-            all_routes.generator,
+            routes.generator,
         )
-        return sort_by_expert(expert_TK, num_experts, is_kept_TK[all_routes.own])
-
-
-def dispatch_within_capacity(routing: Routing, capacity: int, drop_policy: str) -> Dispatch:
-    """Sort the routes by expert, with at most ``capacity`` for each; ``drop_policy`` as in ``CapacityDispatch``."""
-    expert_TK, num_experts = routing.expert_TK, routing.num_experts
-    is_kept_TK = kept_routes(expert_TK, routing.probability_TK, num_experts, capacity, drop_policy)
-    return sort_by_expert(expert_TK, num_experts, is_kept_TK)
+        return sort_by_expert(expert_TK, num_experts, is_kept_TK[routes.own])
 
 
 @dataclass(frozen=True)
-class _AllRoutes:
-    """The routes of all processes of a group, and where this process' are among them."""
+class _CompetingRoutes:
+    """The routes that compete with each other, and where this process' are among them."""
 
     expert_TK: Tensor
     probability_TK: Tensor
     own: slice
-    generator: torch.Generator  # the same on all processes
+    generator: torch.Generator | None  # the same on all processes that share the competition
 
 
-def _gather_routes(expert_TK: Tensor, probability_TK: Tensor, group: ProcessGroup) -> _AllRoutes:
+def _own_routes(routing: Routing) -> _CompetingRoutes:
+    return _CompetingRoutes(routing.expert_TK, routing.probability_TK, own=slice(None), generator=None)
+
+
+def _gather_routes(routing: Routing, group: ProcessGroup) -> _CompetingRoutes:
+    expert_TK, probability_TK = routing.expert_TK, routing.probability_TK
     num_tokens, top_k = expert_TK.shape
     seed = int(torch.randint(2**62, ()))
     facts_P2 = gather_over_ranks(torch.tensor([num_tokens, seed], device=expert_TK.device), group).tolist()
@@ -135,7 +131,7 @@ def _gather_routes(expert_TK: Tensor, probability_TK: Tensor, group: ProcessGrou
     routes = torch.cat([part[:count] for part, count in zip(gathered, counts)])
     start = sum(counts[: group.rank()])
     generator = torch.Generator(expert_TK.device).manual_seed(facts_P2[0][1])
-    return _AllRoutes(
+    return _CompetingRoutes(
         expert_TK=routes[:, :top_k].to(expert_TK.dtype),
         probability_TK=routes[:, top_k:].to(probability_TK.dtype),
         own=slice(start, start + num_tokens),

@@ -1,6 +1,7 @@
 """The largest model that fits a cluster, grown in two ways: by more experts, or by width with an expert per GPU."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -65,13 +66,17 @@ def more_experts(model: PlannedModel, batch: Batch, cluster: Cluster, *, bf16: b
     """Add experts to each layer, at the same widths: as many as fit."""
 
     def grow(layout: Layout) -> Callable[[int], PlannedModel]:
-        return lambda size: model.with_experts(size * layout.mesh.experts)
+        fewest, step = _fewest_experts(model, layout.mesh.experts), layout.mesh.experts
+        return lambda size: model.with_experts(fewest + (size - 1) * step)
 
     return [_best(way, grow, lambda _: 1, batch, cluster, bf16) for way in ways(cluster)]
 
 
 def wider(model: PlannedModel, batch: Batch, cluster: Cluster, *, bf16: bool = True) -> list[Largest]:
-    """Widen all layers, with as many experts in each as there are GPUs: the hidden width stays four times the width."""
+    """Widen all layers: the hidden width stays four times the width.
+
+    Each has as many experts as there are GPUs; where a token chooses more, the next multiple.
+    """
     made: dict[int, PlannedModel] = {}
 
     def of_width(size: int) -> PlannedModel:
@@ -86,7 +91,7 @@ def wider(model: PlannedModel, batch: Batch, cluster: Cluster, *, bf16: bool = T
                 decoder_input_dim=None,
                 decoder_output_dim=None,
                 decoder_attention_heads=size,
-                moe_experts=cluster.num_gpus,
+                moe_experts=_fewest_experts(model, cluster.num_gpus),
             )
         return made[size]
 
@@ -95,6 +100,11 @@ def wider(model: PlannedModel, batch: Batch, cluster: Cluster, *, bf16: bool = T
         _best(way, lambda _: of_width, lambda layout: layout.mesh.tensors, batch, cluster, bf16)
         for way in ways(cluster)
     ]
+
+
+def _fewest_experts(model: PlannedModel, processes: int) -> int:
+    """Return how many experts are enough for a token's choices, and the same number on each process."""
+    return processes * math.ceil(model.cfg.moe_top_k / processes)
 
 
 Grow = Callable[[int], PlannedModel]

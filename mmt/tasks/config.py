@@ -15,9 +15,10 @@ from fairseq.data.indexed_dataset import get_available_dataset_impl
 from fairseq.dataclass import ChoiceEnum
 from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import II, MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mmt.distributed.config import ParallelConfig
-from mmt.errors import UserError, as_typed
+from mmt.errors import UserError, as_typed, first_line
 
 DatasetFormat = ChoiceEnum(get_available_dataset_impl())
 
@@ -194,19 +195,24 @@ def as_fairseq_arguments(cfg: Any) -> argparse.Namespace:
         _read_text("--lang-dict", args.lang_dict)  # fairseq reads it again
     if args.lang_dict is not None and args.langs is not None:
         raise UserError("--langs and --lang-dict are two ways to list the languages: give only one of them")
-    if args.valid_sentences_per_direction is not None and args.valid_sentences_per_direction < 1:
-        raise UserError(
-            f"--valid-sentences-per-direction must be 1 or more, but is {args.valid_sentences_per_direction}"
-        )
+    for option in ("valid_sentences_per_direction", "virtual_epoch_size", "virtual_data_size"):
+        number = getattr(args, option)
+        if number is not None and number < 1:
+            raise UserError(f"{as_typed(option)} must be 1 or more, but is {number}")
     if not args.sampling_temperature > 0:
         raise UserError(f"--sampling-temperature must be above 0, but is {args.sampling_temperature}")
     args.lang_pairs = parse_lang_pairs(args.lang_pairs, folder)
-    args.langs = None if args.langs is None else args.langs.split(",")
+    args.langs = None if args.langs is None else _parse_langs(args.langs)
     args.langtoks_specs = args.langtoks_specs.split(",")
     for option in ("extra_data", "extra_lang_pairs", "langtoks", "sampling_weights"):
         setattr(args, option, _parse_dictionary(option, getattr(args, option)))
+    if args.extra_lang_pairs is not None:
+        pairs_by_kind = args.extra_lang_pairs.items()
+        args.extra_lang_pairs = {kind: ",".join(dict.fromkeys(str(pairs).split(","))) for kind, pairs in pairs_by_kind}
     for pair in extra_lang_pairs(args):
         _check_pair("--extra-lang-pairs", pair)
+    for kind, tokens in (args.langtoks or {}).items():
+        _check_langtoks(kind, tokens)
     for option in ("left_pad_source", "left_pad_target"):
         if str(getattr(args, option)) not in ("True", "False"):
             raise UserError(f"{as_typed(option)} must be True or False, but is {getattr(args, option)!r}")
@@ -214,7 +220,7 @@ def as_fairseq_arguments(cfg: Any) -> argparse.Namespace:
 
 
 def parse_lang_pairs(text: str | None, folder: Path) -> list[str]:
-    """Read "en-de,de-en", or a file with the same, into a list.
+    """Read "en-de,de-en", or a file with the same, into a list that has each direction once.
 
     Raises:
         UserError: if there are none, or one is not of the form source-target.
@@ -232,7 +238,14 @@ def parse_lang_pairs(text: str | None, folder: Path) -> list[str]:
         raise UserError(f"--lang-pairs {given!r}: there is no direction, such as en-de")
     for pair in pairs:
         _check_pair("--lang-pairs", pair)
-    return pairs
+    return list(dict.fromkeys(pairs))
+
+
+def _parse_langs(text: str) -> list[str]:
+    languages = text.split(",")
+    if not all(languages) or len(set(languages)) < len(languages):
+        raise UserError(f"--langs must name each language once, and nothing empty, but is {text!r}")
+    return languages
 
 
 def _read_text(option: str, path: str) -> str:
@@ -252,11 +265,31 @@ def extra_lang_pairs(args: argparse.Namespace) -> list[str]:
     return [pair for pairs in (args.extra_lang_pairs or {}).values() for pair in str(pairs).split(",")]
 
 
+def language_tokens(args: argparse.Namespace) -> dict[str, tuple[str | None, str | None]]:
+    """Return which language's token source and target have, by kind of data: what ``--langtoks`` says, and for "main"
+    what ``--encoder-langtok`` and ``--decoder-langtok`` say if it says nothing.
+    """
+    return {"main": (args.encoder_langtok, "tgt" if args.decoder_langtok else None), **(args.langtoks or {})}
+
+
+def _check_langtoks(kind: Any, tokens: Any) -> None:
+    of_sides = ("src", "tgt"), ("tgt",)  # a kind of data may follow: "src.mined"
+    is_pair = isinstance(tokens, (tuple, list)) and len(tokens) == 2
+    if not is_pair or not all(
+        token is None or str(token).split(".")[0] in known for token, known in zip(tokens, of_sides)
+    ):
+        raise UserError(
+            f"--langtoks must give {kind!r} a pair, None, 'src' or 'tgt' for sources and None or 'tgt' for targets, "
+            f"such as ('src', 'tgt'), but gives {tokens!r}"
+        )
+
+
 def parse_generation_options(text: str) -> dict[str, Any]:
     """Parse ``--eval-bleu-args``.
 
     Raises:
-        UserError: if it is no JSON dictionary, or names an option that fairseq's generation does not have.
+        UserError: if it is no JSON dictionary, or names an option that fairseq's generation does not have, or gives one
+            a value that it cannot have.
     """
     try:
         options = json.loads(text)
@@ -268,7 +301,14 @@ def parse_generation_options(text: str) -> dict[str, Any]:
     unknown = sorted(set(options) - known)
     if unknown:
         raise UserError(f"--eval-bleu-args: fairseq's generation has no option {unknown[0]!r}")
-    return options
+    config = OmegaConf.structured(GenerationConfig)
+    for name, value in options.items():
+        try:
+            config[name] = value
+        except OmegaConfBaseException as error:
+            raise UserError(f"--eval-bleu-args: {name}: {first_line(error)}") from error
+    values: Any = OmegaConf.to_container(config, enum_to_str=True)
+    return {name: values[name] for name in options}
 
 
 def _parse_dictionary(option: str, text: str | None) -> dict[str, Any] | None:

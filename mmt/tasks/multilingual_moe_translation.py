@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mmt.data.dataset_manager import LanguageIdDatasetManager
 from mmt.data.language_ids import LanguageIdDataset
 from mmt.errors import UserError
-from mmt.tasks.checks import check_best_metric, check_further_data, check_options
+from mmt.tasks.checks import check_best_metric, check_options, check_training_data
 from mmt.tasks.config import (
     MultilingualMoETranslationConfig,
     as_fairseq_arguments,
@@ -79,7 +79,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         args = as_fairseq_arguments(cfg)
         check_options(args, LanguageIdDatasetManager.load_langs(args))
         if not kwargs.get("from_checkpoint"):  # a model is used without its training data
-            check_further_data(args)
+            check_training_data(args)
         task = super().setup_task(args, **kwargs)
         task.sentencepiece  # a damaged model is better found now than at the first validation
         if args.fixed_dictionary is not None:  # two dictionaries have no place in a data folder
@@ -127,7 +127,8 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         """Build the model.
 
         Raises:
-            UserError: if the architecture does not take the languages of a sentence.
+            UserError: if the architecture does not take the languages of a sentence, or the validations of a training
+                cannot search for translations as ``--eval-bleu-args`` says.
         """
         model = super().build_model(cfg, from_checkpoint)
         if "src_lang_id" not in inspect.signature(model.forward).parameters:
@@ -136,6 +137,12 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
                 f"{getattr(cfg, 'arch', None) or getattr(cfg, '_name', None)} does not take: use --arch "
                 "moe_transformer (with --moe-experts 0 it is fairseq's transformer)"
             )
+        if self.args.eval_bleu and not from_checkpoint:
+            try:
+                self._validation_generator(model)
+            except (AssertionError, TypeError, ValueError) as error:
+                raise UserError(f"--eval-bleu-args {self.args.eval_bleu_args}: {error}") from error
+            model.train()  # a generator puts its model into evaluation mode
         return model
 
     def set_direction(self, source: str, target: str) -> None:
@@ -151,18 +158,25 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
 
     # What the trainer asks for.
 
-    def check_best_metric(self, name: str, logged: Collection[str] | None) -> None:
-        """Refuse a ``--best-checkpoint-metric`` that no validation will have.
+    def has_sharded_data(self, split: str) -> bool:
+        """Tell whether epochs go through several folders. fairseq's training asks for "train", whatever
+        ``--train-subset`` is.
+        """
+        return super().has_sharded_data(self.args.train_subset if split == "train" else split)
+
+    def check_best_metric(self, name: str, logged: Collection[str] | None, *, maximize: bool) -> None:
+        """Refuse a ``--best-checkpoint-metric`` that no validation will have, or of which the worst would be kept.
 
         Args:
             name: of the metric.
             logged: names of what the criterion logs; None if nobody knows them.
+            maximize: ``--maximize-best-checkpoint-metric``.
 
         Raises:
             UserError: names it, and what there is.
         """
         is_ours = type(self) is MultilingualMoETranslationTask  # another one may log what it likes
-        check_best_metric(name, logged if is_ours else None, self.args.eval_bleu, self.lang_pairs)
+        check_best_metric(name, logged if is_ours else None, self.args.eval_bleu, self.lang_pairs, maximize=maximize)
 
     def keep_vocabulary(self, folder: Path) -> None:
         """Write what goes with the model beside a run's checkpoints, as it was when the training started."""
@@ -258,7 +272,10 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         Raises:
             UserError: if the target language's token is to be taken out of the output, and there is no target language.
         """
-        if self.args.langtoks["main"][1] and not getattr(args, "keep_inference_langtok", False):
+        # fairseq looks for --keep-inference-langtok among the options of the search, where no command puts it.
+        if self.args.keep_inference_langtok or getattr(args, "keep_inference_langtok", False):
+            return super(TranslationMultiSimpleEpochTask, self).build_generator(models, args, *others, **kwargs)
+        if self.args.langtoks["main"][1]:
             self._direction()
         return super().build_generator(models, args, *others, **kwargs)
 
@@ -320,10 +337,14 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
 
     # Scores during validation.
 
-    def _score_batch(self, sample: dict[str, Any], model: nn.Module) -> Tensor:
+    def _validation_generator(self, model: nn.Module) -> Any:
+        """Build what searches for translations as ``--eval-bleu-args`` says."""
         options = {"beam": 1, "max_len_a": 1.5, "max_len_b": 10, **parse_generation_options(self.args.eval_bleu_args)}
         args = type("GenerationOptions", (), {**options, "keep_inference_langtok": True})
-        generator = self.build_generator([model], args)
+        return self.build_generator([model], args)
+
+    def _score_batch(self, sample: dict[str, Any], model: nn.Module) -> Tensor:
+        generator = self._validation_generator(model)
         # The target's own language token is forced, since one batch holds several target languages.
         prefix_tokens = sample["target"][:, :1] if self.args.langtoks["main"][1] else None
         with torch.no_grad():

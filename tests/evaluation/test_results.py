@@ -99,6 +99,24 @@ def test_a_restart_removes_the_summary_too(results: Path) -> None:
     assert not (results / "summary.json").exists()
 
 
+def test_a_restart_throws_away_scores_that_cannot_be_read(results: Path) -> None:
+    (results / "scores.jsonl").write_text("no json\n")
+
+    assert ResultsFolder.open_for_writing(results, IDENTITY, {}, restart=True).records == {}
+
+    assert not (results / "scores.jsonl").exists()
+
+
+def test_a_restart_leaves_a_file_of_others_alone(results: Path) -> None:
+    (results / "run.json").unlink()
+    (results / "scores.jsonl").write_text("no json\n")
+
+    with pytest.raises(UserError, match=r"scores.jsonl is not a file of mmt evaluate; choose another --output$"):
+        ResultsFolder.open_for_writing(results, IDENTITY, {}, restart=True)
+
+    assert (results / "scores.jsonl").read_text() == "no json\n"
+
+
 def test_results_of_another_checkpoint_are_refused_unless_restarted(results: Path) -> None:
     with pytest.raises(
         UserError,

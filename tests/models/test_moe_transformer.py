@@ -146,6 +146,14 @@ def test_pair_tasks_keep_their_experts_when_fewer_pairs_are_named_later() -> Non
     torch.testing.assert_close(later(**sample)[0], trained(**sample)[0])
 
 
+def test_a_model_that_asks_for_no_task_saves_none() -> None:
+    model = moe("token", moe_task_id="pair")
+    state = model.state_dict()
+    assert not [name for name in state if "task_ids" in name]
+    state["encoder.task_ids.task_of_pair"] = torch.zeros(3, 3, dtype=torch.long)  # an older checkpoint's
+    model.load_state_dict(state)
+
+
 def test_beam_search_reorders_what_decoder_routers_need() -> None:
     model = moe("sentence")
     sample = batch(SOURCES, TARGETS)
@@ -215,6 +223,7 @@ def test_a_decoder_that_routes_by_sentence_refuses_to_go_by_its_own_tokens() -> 
         ({"activation_fn": "tanh"}, "--activation-fn must be one of relu, gelu with .* but is 'tanh'"),
         ({"offload_activations": True}, "--offload-activations does not work with --moe-experts"),
         ({"quant_noise_pq": 0.1}, "--quant-noise-pq does not work with --moe-experts"),
+        ({"quant_noise_scalar": 0.1}, "--quant-noise-scalar does not work with --moe-experts"),
         ({"decoder_layerdrop": 0.1}, "--decoder-layerdrop does not work with --moe-experts"),
         (
             {"encoder_xformers_att_config": "__import__('os').getcwd()"},
@@ -225,6 +234,32 @@ def test_a_decoder_that_routes_by_sentence_refuses_to_go_by_its_own_tokens() -> 
 def test_wrong_options_are_refused_by_name(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         tiny_model(moe_experts=4, **options)
+
+
+@pytest.mark.parametrize("experts", [0, 4])
+@pytest.mark.parametrize("probability", [-0.1, 1.0, 10.0, float("nan")])
+@pytest.mark.parametrize("option", ["dropout", "attention_dropout", "activation_dropout"])
+def test_a_dropout_that_is_no_probability_is_refused(option: str, probability: float, experts: int) -> None:
+    rule = rf"^--{option.replace('_', '-')} must be in \[0, 1\), but is {probability}$"
+    with pytest.raises(UserError, match=rule):
+        tiny_model(moe_experts=experts, **{option: probability})
+
+
+@pytest.mark.parametrize(
+    ("options", "is_warned"),
+    [
+        ({"encoder_routing": "sentence"}, True),
+        ({"decoder_routing": "task"}, True),
+        ({}, False),
+        ({"moe_capacity_factor": 1.0, "moe_input_jitter": 0.01}, False),  # a recipe's, with model=dense
+    ],
+)
+def test_a_dense_model_that_is_to_be_routed_is_warned_of(
+    options: dict, is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_model(moe_experts=0, **options)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("mmt")]
+    assert said == ["--moe-experts is 0: the model is dense, and its routing options have no effect"] * is_warned
 
 
 @pytest.mark.parametrize(

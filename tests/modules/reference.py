@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmt.modules.dispatch import DroplessDispatch
+from mmt.modules.dispatch import Dispatch, DroplessDispatch, kept_routes, sort_by_expert
 from mmt.modules.experts import Experts
 from mmt.modules.moe_layer import MoELayer
 from mmt.modules.router import SentenceRouter, TaskRouter, TokenRouter
@@ -31,6 +31,12 @@ def apply_experts(experts: Experts, x_TD: Tensor, routing: Routing) -> Tensor:
             y = y + weight * feed_forward(experts, expert, x_TD[token])
         rows.append(y)
     return torch.stack(rows) if rows else x_TD * 0.0
+
+
+def dispatch_within_capacity(routing: Routing, capacity: int, drop_policy: str) -> Dispatch:
+    """Sort the routes by expert, with at most ``capacity`` for each, whatever the capacity factor."""
+    is_kept_TK = kept_routes(routing.expert_TK, routing.probability_TK, routing.num_experts, capacity, drop_policy)
+    return sort_by_expert(routing.expert_TK, routing.num_experts, is_kept_TK)
 
 
 def make_layer(

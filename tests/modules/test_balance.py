@@ -15,10 +15,10 @@ from mmt.modules.balance import (
     unused_experts,
     z_loss,
 )
-from mmt.modules.dispatch import DroplessDispatch, dispatch_within_capacity
+from mmt.modules.dispatch import DroplessDispatch
 from mmt.modules.router import TokenRouter
 from mmt.modules.routing import Routing, TokenContext
-from tests.modules.reference import make_batch, make_layer, routing_from_logits
+from tests.modules.reference import dispatch_within_capacity, make_batch, make_layer, routing_from_logits
 
 
 def statistics_of(routing: Routing) -> RoutingStatistics:

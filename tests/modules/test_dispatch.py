@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mmt.modules.dispatch import CapacityDispatch, Dispatch, DroplessDispatch, dispatch_within_capacity
-from tests.modules.reference import routing_from_logits
+from mmt.modules.dispatch import DROP_POLICIES, CapacityDispatch, Dispatch, DroplessDispatch
+from tests.modules.reference import dispatch_within_capacity, routing_from_logits
 
 # The dispatch tables of DeepSpeed's test of topkgating, worked out by hand there: logits, top-k, capacity, and the
 # (token, expert, slot) that are filled.
@@ -130,6 +130,18 @@ def test_capacity_drops_in_training_only() -> None:
     dispatch = CapacityDispatch(1.0)
     assert dispatch.train()(routing).counts_E.tolist() == [5, 0, 0, 0]
     assert dispatch.eval()(routing).counts_E.tolist() == [20, 0, 0, 0]
+
+
+@pytest.mark.parametrize("policy", DROP_POLICIES)
+def test_a_capacity_factor_drops_what_the_capacity_that_follows_from_it_does(policy: str) -> None:
+    routing = routing_from_logits(torch.randn(20, 4, generator=torch.Generator().manual_seed(1)), top_k=2)
+    torch.manual_seed(2)
+    by_factor = CapacityDispatch(0.75, policy).train()(routing)
+    torch.manual_seed(2)
+    by_capacity = dispatch_within_capacity(routing, 8, policy)  # ceil(0.75 * 2 * 20 / 4)
+
+    assert by_factor.route_R.tolist() == by_capacity.route_R.tolist()
+    assert by_factor.route_R.numel() < 40
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmt.modules.dispatch import Dispatch, DroplessDispatch, dispatch_within_capacity
+from mmt.modules.dispatch import Dispatch, DroplessDispatch
 from mmt.modules.permute import combine, gather, put_rows, take_rows
 from mmt.modules.routing import Routing
-from tests.modules.reference import routing_from_logits
+from tests.modules.reference import dispatch_within_capacity, routing_from_logits
 
 NUM_TOKENS, MODEL_DIM, NUM_EXPERTS = 7, 3, 4
 

@@ -164,6 +164,17 @@ def test_the_largest_model_is_the_largest(a100x512: Cluster) -> None:
         assert fits(largest.memory, a100x512) and not fits(memory, a100x512)
 
 
+def test_the_largest_model_of_one_gpu_has_as_many_experts_as_a_token_chooses() -> None:
+    model, cluster = architecture("moe_transformer_base_32e", checkpoint_activations=True), read_cluster("t4")  # top-2
+    [largest] = wider(model, BATCH, cluster)
+    assert largest.model is not None and largest.model.cfg.moe_experts == 2
+
+    one_expert = rank_memory(model.with_experts(1), Layout(MeshShape(1, 1, 1, 1)), BATCH).gpu / GIB
+    small = dataclasses.replace(cluster, gpu_memory_gib=cluster.reserved_gib + one_expert + 0.001)
+    [largest] = more_experts(model, BATCH, small)
+    assert largest.model is None
+
+
 @pytest.mark.parametrize("grow", [more_experts, wider])
 def test_the_largest_model_fits_in_the_precision_of_the_training(
     grow: Any, zcode: PlannedModel, a100x512: Cluster

@@ -92,6 +92,7 @@ def test_a_training_that_goes_on_with_other_options_is_refused(
         (["--memory-efficient-bf16"], "--memory-efficient-bf16 does not work with --optimizer fused_adam: use adam"),
         (["--best-checkpoint-metric", "chrf"], "--best-checkpoint-metric chrf needs --eval-bleu"),
         (["--eval-bleu", "--best-checkpoint-metric", "bleu_aa-bb"], "aa-bb is not one of the directions en-aa, aa-en"),
+        (["--maximize-best-checkpoint-metric"], "--best-checkpoint-metric loss: less is better, so --maximize-best-"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_before_the_training(

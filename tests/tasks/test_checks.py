@@ -17,7 +17,7 @@ DIRECTIONS = ["en-de", "de-en"]
     ],
 )
 def test_what_a_validation_logs_can_be_the_best_metric(name: str, scored: bool) -> None:
-    check_best_metric(name, LOGGED, scored, DIRECTIONS)
+    check_best_metric(name, LOGGED, scored, DIRECTIONS, maximize=name.startswith(("bleu", "chrf")))
 
 
 @pytest.mark.parametrize(
@@ -37,10 +37,31 @@ def test_what_a_validation_logs_can_be_the_best_metric(name: str, scored: bool) 
 )
 def test_a_best_metric_that_no_validation_has_is_refused_by_name(name: str, scored: bool, message: str) -> None:
     with pytest.raises(UserError, match=f"^--best-checkpoint-metric {message}"):
-        check_best_metric(name, LOGGED, scored, DIRECTIONS)
+        check_best_metric(name, LOGGED, scored, DIRECTIONS, maximize=False)
+
+
+@pytest.mark.parametrize("logged", [[*LOGGED, "accuracy"], None], ids=["ours", "somebody else's"])
+@pytest.mark.parametrize(
+    ("name", "maximize", "message"),
+    [
+        *((name, False, "more is better, .* must be set") for name in ("bleu", "chrf", "chrf_en-de", "accuracy")),
+        *((name, True, "less is better, .* must be left out") for name in ("loss", "nll_loss", "ppl")),
+    ],
+)
+def test_of_a_best_metric_the_worst_is_not_kept(
+    name: str, maximize: bool, message: str, logged: list[str] | None
+) -> None:
+    with pytest.raises(UserError, match=f"^--best-checkpoint-metric {name}: {message}"):
+        check_best_metric(name, logged, True, DIRECTIONS, maximize=maximize)
+    check_best_metric(name, logged, True, DIRECTIONS, maximize=not maximize)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_which_way_is_better_of_the_other_metrics_is_for_the_user_to_say(maximize: bool) -> None:
+    check_best_metric("moe_entropy", LOGGED, True, DIRECTIONS, maximize=maximize)
 
 
 def test_what_somebody_elses_criterion_logs_is_not_guessed() -> None:
-    check_best_metric("accuracy", None, False, DIRECTIONS)
+    check_best_metric("f1", None, False, DIRECTIONS, maximize=True)
     with pytest.raises(UserError, match="needs --eval-bleu"):
-        check_best_metric("bleu", None, False, DIRECTIONS)
+        check_best_metric("bleu", None, False, DIRECTIONS, maximize=True)

@@ -1,6 +1,7 @@
 """The task: options, directions, and the languages of every sentence."""
 
 import argparse
+import dataclasses
 import json
 import shutil
 import sys
@@ -12,10 +13,15 @@ import sacrebleu
 import torch
 from fairseq import options
 from fairseq.data import FairseqDataset
+from fairseq.dataclass.configs import GenerationConfig
+from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from mmt.errors import UserError
-from mmt.tasks.config import MultilingualMoETranslationConfig, parse_lang_pairs
+from mmt.models.config import MoETransformerConfig
+from mmt.models.moe_transformer import MoETransformerModel
+from mmt.tasks.config import MultilingualMoETranslationConfig, parse_generation_options, parse_lang_pairs
 from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
+from tests.models.tiny import TINY
 from tests.toy_data import LANGUAGES
 
 
@@ -37,6 +43,15 @@ def batches(task: MultilingualMoETranslationTask, split: str) -> list[dict[str, 
     return list(task.get_batch_iterator(dataset, max_tokens=300, seed=1).next_epoch_itr(shuffle=True))
 
 
+def test_every_option_of_fairseqs_task_is_one_of_ours_with_the_same_default() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    TranslationMultiSimpleEpochTask.add_args(parser)
+    theirs = {action.dest: action.default for action in parser._actions if action.dest != "data"}  # needed
+    ours = {field.name: field.default for field in dataclasses.fields(MultilingualMoETranslationConfig)}
+    assert len(theirs) > 30
+    assert {name: ours.get(name, "none") for name in theirs} == theirs
+
+
 def test_languages_directions_and_dictionary_come_from_the_data_folder(toy_data: Path) -> None:
     task = make_task(toy_data)
     assert task.langs == LANGUAGES
@@ -48,6 +63,14 @@ def test_languages_directions_and_dictionary_come_from_the_data_folder(toy_data:
 def test_more_directions_than_a_file_name_has_letters_are_a_list(toy_data: Path) -> None:
     directions = [f"en-language{number}" for number in range(100)]
     assert parse_lang_pairs(",".join(directions), toy_data) == directions
+
+
+def test_a_direction_that_is_named_twice_counts_once(toy_data: Path) -> None:
+    further = {"extra_data": f"{{'mined': '{toy_data}'}}", "extra_lang_pairs": "{'mined': 'en-bb,en-bb'}"}
+    task = make_task(toy_data, lang_pairs="en-aa,aa-en,en-aa", sampling_method="temperature", **further)
+    assert task.lang_pairs == task.validation_scores.directions == ["en-aa", "aa-en"]
+    task.load_dataset("train")
+    assert task.dataset("train").keys == ["main:en-aa", "main:aa-en", "mined:en-bb"]
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
@@ -95,6 +118,15 @@ def test_interactive_use_needs_a_direction(toy_data: Path) -> None:
         make_task(toy_data).build_generator([], argparse.Namespace(beam=1))
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_language_token_of_a_translation_is_taken_out_unless_it_is_to_be_kept(keep: bool, toy_data: Path) -> None:
+    task = make_task(toy_data, source_lang="en", target_lang="aa", keep_inference_langtok=keep)
+    model = MoETransformerModel.build_model(MoETransformerConfig(**TINY), task)
+    generator = task.build_generator([model], GenerationConfig())  # as fairseq-generate does
+    token = task.target_dictionary.index("__aa__")
+    assert (token not in generator.symbols_to_strip_from_output) == keep
+
+
 def test_further_data_brings_directions_of_its_own(toy_data: Path) -> None:
     further = {"extra_data": f"{{'mined': '{toy_data}'}}", "extra_lang_pairs": "{'mined': 'en-aa,aa-bb'}"}
     task = make_task(toy_data, lang_pairs="en-aa", **further)
@@ -127,14 +159,40 @@ def test_shares_must_be_given_of_every_direction(toy_data: Path, tmp_path: Path)
     inline = {"sampling_weights": str(shares)}
     (tmp_path / "shares").write_text(json.dumps(shares))
     (tmp_path / "broken").write_text("{")
+    (tmp_path / "list").write_text("[1]")
     for given, message in (
         (inline, "--sampling-weights must give the share of every direction, but has none for 'main:en-bb'"),
         ({"sampling_weights_from_file": str(tmp_path / "shares")}, "shares must give the share of every direction"),
         ({"sampling_weights_from_file": str(tmp_path / "broken")}, "broken: not JSON"),
+        ({"sampling_weights_from_file": str(tmp_path / "list")}, r"list must be a dictionary .* but is \[1\]"),
     ):
         with pytest.raises(UserError, match=message):
             make_task(toy_data, **given).load_dataset("train")
     make_task(toy_data, lang_pairs="en-aa,aa-en", **inline).load_dataset("train")
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ("'much'", "must give numbers of 0 or more, but gives 'main:aa-en' 'much'"),
+        ("-1", "must give numbers of 0 or more, but gives 'main:aa-en' -1"),
+        ("0", "must give a share above 0 to one direction at least"),
+    ],
+)
+def test_shares_that_are_none_are_refused(share: str, message: str, toy_data: Path) -> None:
+    shares = f"{{'main:en-aa': 0, 'main:aa-en': {share}}}"
+    with pytest.raises(UserError, match=f"^--sampling-weights {message}$"):
+        make_task(toy_data, lang_pairs="en-aa,aa-en", sampling_weights=shares).load_dataset("train")
+
+
+def test_virtual_epochs_of_several_folders_need_the_size_of_a_pass(toy_data: Path) -> None:
+    folders = f"{toy_data}:{toy_data}"
+    further = {"extra_data": f"{{'mined': '{folders}'}}", "extra_lang_pairs": "{'mined': 'en-aa'}"}
+    for data, given in ((Path(folders), {}), (toy_data, further)):
+        with pytest.raises(UserError, match="--virtual-epoch-size with several data folders needs --virtual-data-size"):
+            make_task(data, virtual_epoch_size=10, **given)
+        make_task(data, virtual_epoch_size=10, virtual_data_size=100, **given)
+    make_task(toy_data, virtual_epoch_size=10)
 
 
 def test_a_model_that_is_used_has_the_directions_that_it_was_trained_with(toy_data: Path) -> None:
@@ -169,12 +227,50 @@ def test_a_model_that_is_used_has_the_directions_that_it_was_trained_with(toy_da
         ({"langtoks": "__import__('os').getcwd()"}, "--langtoks must be a dictionary"),
         ({"eval_bleu_args": "[1]"}, "--eval-bleu-args must be a JSON dictionary such as .* but is '\\[1\\]'"),
         ({"eval_bleu_args": '{"beams": 4}'}, "--eval-bleu-args: fairseq's generation has no option 'beams'"),
+        ({"eval_bleu_args": '{"beam": "four"}'}, "--eval-bleu-args: beam: Value 'four' .* converted to Integer"),
+        ({"eval_bleu_args": '{"beam": null}'}, "--eval-bleu-args: beam: "),
+        ({"langtoks": "{'main': 'tgt'}"}, "--langtoks must give 'main' a pair, .* but gives 'tgt'"),
+        ({"langtoks": "{'mined': ('tgt', 5)}"}, "--langtoks must give 'mined' a pair, .* but gives .'tgt', 5"),
+        ({"langtoks": "{'mined': ('source', 'tgt')}"}, "--langtoks must give 'mined' a pair, .* but gives .'source'"),
         (
             {"eval_bleu": True, "lang_tok_replacing_bos_eos": True},
             "--eval-bleu does not work with --decoder-langtok --lang-tok-replacing-bos-eos",
         ),
+        (
+            {
+                "eval_bleu": True,
+                "lang_tok_replacing_bos_eos": True,
+                "decoder_langtok": False,
+                "langtoks": "{'main': ('src', 'tgt')}",
+            },
+            "--eval-bleu does not work with --langtoks --lang-tok-replacing-bos-eos",
+        ),
+        (
+            {"enable_reservsed_directions_shared_datasets": True},
+            "wrong language tokens: use --encoder-langtok src --decoder-langtok, or no tokens",
+        ),
+        (
+            {
+                "enable_reservsed_directions_shared_datasets": True,
+                "encoder_langtok": "src",
+                "langtoks": "{'mined': ('tgt', 'tgt')}",
+            },
+            r"wrong language tokens: use --langtoks \{'mined': \('src', 'tgt'\)\}, or no tokens",
+        ),
+        (
+            {
+                "enable_reservsed_directions_shared_datasets": True,
+                "encoder_langtok": "src",
+                "truncate_source": True,
+            },
+            "--enable-reservsed-directions-shared-datasets does not work with --truncate-source",
+        ),
+        ({"langs": "en,aa,bb,"}, "--langs must name each language once, and nothing empty, but is 'en,aa,bb,'"),
+        ({"langs": "en,aa,bb,en"}, "--langs must name each language once, and nothing empty, but is 'en,aa,bb,en'"),
         ({"lang_dict": "lang_list.txt", "langs": "en,aa"}, "--langs and --lang-dict .* only one of them"),
         ({"valid_sentences_per_direction": 0}, "--valid-sentences-per-direction must be 1 or more, but is 0"),
+        ({"virtual_epoch_size": 0}, "--virtual-epoch-size must be 1 or more, but is 0"),
+        ({"virtual_data_size": -1}, "--virtual-data-size must be 1 or more, but is -1"),
         ({"sampling_temperature": 0.0}, "--sampling-temperature must be above 0, but is 0.0"),
         ({"left_pad_source": "__import__('os').getcwd()"}, "--left-pad-source must be True or False"),
     ],
@@ -184,6 +280,27 @@ def test_wrong_options_are_refused_by_name(options: dict[str, Any], message: str
         options = {**options, "lang_dict": str(toy_data / options["lang_dict"])}
     with pytest.raises(UserError, match=message):
         make_task(toy_data, **options)
+
+
+def test_values_of_generation_options_have_the_type_that_fairseq_wants() -> None:
+    given = '{"beam": "4", "lenpen": 1, "sampling": true, "print_alignment": "soft", "retain_dropout_modules": ["A"]}'
+    assert parse_generation_options(given) == {
+        "beam": 4,
+        "lenpen": 1.0,
+        "sampling": True,
+        "print_alignment": "soft",
+        "retain_dropout_modules": ["A"],
+    }
+
+
+def test_a_search_that_validations_cannot_do_is_refused_before_the_training(toy_data: Path) -> None:
+    architecture = argparse.Namespace(**{**vars(MoETransformerConfig(**TINY)), "arch": "moe_transformer"})
+    impossible = {"eval_bleu_args": '{"sampling_topk": 5}'}
+    with pytest.raises(UserError, match="^--eval-bleu-args .*: --sampling-topk requires --sampling$"):
+        make_task(toy_data, eval_bleu=True, **impossible).build_model(architecture)
+    make_task(toy_data, **impossible).build_model(architecture)  # no validation translates
+    model = make_task(toy_data, eval_bleu=True).build_model(architecture)
+    assert all(module.training for module in model.modules())
 
 
 def test_an_architecture_that_does_not_take_languages_is_refused_by_name(
