@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import fairseq.trainer
-import fairseq_cli.train
 import torch
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
@@ -26,6 +25,7 @@ from mmt.models.moe_sublayer import names_of_moe_layers
 from mmt.models.moe_transformer import MoETransformerModel
 from mmt.modules.collectives import own_part
 from mmt.modules.moe_layer import moe_layers
+from mmt.resuming import go_on_with_best_score, share_data_anew, warn_of_other_batches, what_to_remember
 from mmt.run_folder import claim, keep_vocabulary
 from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
 
@@ -148,11 +148,8 @@ class MoETrainer(SavingTrainer):
         state = super().state_dict()
         # fairseq saves the task's state, but hands only the extra state back to a training that is resumed.
         state["extra_state"]["task_state"] = state["task_state"]
-        state["extra_state"]["early_stopping"] = dict(vars(_early_stopping()))
-        state["extra_state"]["best_checkpoint_metric"] = self.cfg.checkpoint.best_checkpoint_metric
         state["extra_state"]["beginning"] = self._beginning
-        state["extra_state"]["data_parallel_world_size"] = self.data_parallel_world_size
-        state["extra_state"]["size_of_batches"] = _size_of_batches(self.cfg)
+        state["extra_state"].update(what_to_remember(self.cfg, self.data_parallel_world_size))
         return state
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
@@ -194,11 +191,11 @@ class MoETrainer(SavingTrainer):
             if extra_state is not None:
                 metrics.reset_meters("valid")  # of the last validation, which may have had other directions
                 if not self.cfg.checkpoint.reset_dataloader and filename != self.cfg.checkpoint.finetune_from_model:
-                    self._warn_of_other_batches(extra_state)
-                    self._share_data_anew(extra_state)
+                    warn_of_other_batches(self.cfg, extra_state)
+                    share_data_anew(self.cfg, extra_state, self.data_parallel_world_size)
                 self.task.load_state_dict(extra_state.get("task_state", {}))
                 if not kwargs.get("reset_meters"):
-                    self._go_on_with_best_score(extra_state)
+                    go_on_with_best_score(self.cfg, extra_state)
                 if not self._beginning and Path(filename).parent == Path(self.cfg.checkpoint.save_dir):
                     self._beginning = extra_state.get("beginning", {})  # of the run, however it is gone on with
             return extra_state
@@ -215,61 +212,6 @@ class MoETrainer(SavingTrainer):
                     f"checkpoint {filename} does not fit the model that the options describe: {first[0].strip()}"
                 ) from error
             raise
-
-    def _go_on_with_best_score(self, extra_state: dict[str, Any]) -> None:
-        """Go on with the best score so far and the count of validations since, unless they are of another metric."""
-        now = self.cfg.checkpoint.best_checkpoint_metric
-        before = extra_state.get("best_checkpoint_metric", now)
-        if before == now:
-            vars(_early_stopping()).update(extra_state.get("early_stopping", {}))
-            return
-        extra_state.pop("best", None)  # fairseq would compare the scores of one metric with those of the other
-        logger.warning(
-            "--best-checkpoint-metric was %s before, and is %s now: the best checkpoint is chosen anew", before, now
-        )
-
-    def _warn_of_other_batches(self, extra_state: dict[str, Any]) -> None:
-        """Say that a place in the data, which is counted in batches, is another one with batches of another size."""
-        before = extra_state.get("size_of_batches")
-        is_amid_epoch = (extra_state.get("train_iterator") or {}).get("iterations_in_epoch")
-        if not is_amid_epoch or before is None or before == _size_of_batches(self.cfg):
-            return
-        changes = [
-            f"{as_typed(option)} was {before.get(option)} before, and is {value} now"
-            for option, value in _size_of_batches(self.cfg).items()
-            if value != before.get(option)
-        ]
-        logger.warning(
-            "%s: the training goes on after as many batches of the epoch as it has seen, which are other sentences",
-            "; ".join(changes),
-        )
-
-    def _share_data_anew(self, extra_state: dict[str, Any]) -> None:
-        """Find the place in the data again, with another number of processes or another ``--update-freq``.
-
-        fairseq counts micro-batches per process, and begins an epoch anew if it goes on amid those of an update.
-        """
-        position = extra_state.get("train_iterator") or {}  # a published model has none
-        if not position.get("iterations_in_epoch"):
-            return
-        now = self.data_parallel_world_size
-        before = extra_state.get("data_parallel_world_size") or now
-        seen = position["iterations_in_epoch"] * before
-        by_epoch = self.cfg.optimization.update_freq
-        of_an_update = by_epoch[min(position.get("epoch", 1), len(by_epoch)) - 1]
-        position["iterations_in_epoch"] = seen // now // of_an_update * of_an_update
-        if before != now:
-            logger.info("going on after %d batches of the epoch with %d processes in place of %d", seen, now, before)
-        if again := seen - position["iterations_in_epoch"] * now:
-            logger.warning(
-                "%d batches are not a multiple of %d processes x --update-freq %d: the last %d are seen again",
-                seen, now, of_an_update, again,
-            )  # fmt: skip
-
-
-def _size_of_batches(cfg: Any) -> dict[str, int | None]:
-    """Return the options that say which sentences make a batch of one process."""
-    return {option: cfg.dataset[option] for option in ("max_tokens", "batch_size")}
 
 
 def _metrics_of_validation(criterion: Any, model: Any) -> list[str] | None:
@@ -299,14 +241,6 @@ def _is_not_finite(gradient: torch.Tensor | None) -> bool:
 
 def _is_real(sample: Any) -> bool:
     return sample is not None and len(sample) > 0
-
-
-def _early_stopping() -> Any:
-    """Return the function of the running training command that counts validations for ``--patience``.
-
-    It keeps the best score and the count as attributes of itself, and nowhere else.
-    """
-    return getattr(sys.modules["__main__"], "should_stop_early", fairseq_cli.train.should_stop_early)
 
 
 def install_trainer() -> None:

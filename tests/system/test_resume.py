@@ -42,7 +42,7 @@ def trainer_without_model(save_dir: Path, *, max_tokens: int = 1000, **checkpoin
 def early_stopping(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What fairseq counts for --patience, of this test only."""
     counted = SimpleNamespace()
-    monkeypatch.setattr("mmt.trainer._early_stopping", lambda: counted)
+    monkeypatch.setattr("mmt.resuming._early_stopping", lambda: counted)
     return counted
 
 

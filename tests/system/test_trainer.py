@@ -10,6 +10,7 @@ import torch
 
 from mmt.distributed.saving_trainer import SavingTrainer
 from mmt.errors import UserError
+from mmt.resuming import share_data_anew
 from mmt.trainer import MoETrainer
 from tests.system.commands import LANGUAGE_TOKENS, PLUGIN, ROUTINGS, launcher, records, run, train, train_command
 from tests.system.launched import TIMEOUT_SECONDS, wait_until
@@ -259,11 +260,9 @@ def test_a_training_goes_on_at_the_beginning_of_an_update(
     place: int, before: int | None, now: int, update_freq: list[int], expected: int
 ) -> None:
     position = {"epoch": 3, "iterations_in_epoch": place}
-    trainer = SimpleNamespace(
-        data_parallel_world_size=now, cfg=SimpleNamespace(optimization=SimpleNamespace(update_freq=update_freq))
-    )
+    cfg = SimpleNamespace(optimization=SimpleNamespace(update_freq=update_freq))
 
-    MoETrainer._share_data_anew(trainer, {"data_parallel_world_size": before, "train_iterator": position})
+    share_data_anew(cfg, {"data_parallel_world_size": before, "train_iterator": position}, now)
 
     assert position["iterations_in_epoch"] == expected
 
