@@ -22,12 +22,11 @@ from data_prep.pairs import pair_name, write_rows
 from data_prep.readers.table import read_table
 from data_prep.recipe import PIVOT, check_code
 from data_prep.steps import Unit, add_counts, stats_path
-from data_prep.text_files import parse_name
+from data_prep.text_files import SETS, TextName, parse_name, write_lines, write_pairs
 
 VERSION = 2
 TABLE_ENDINGS = (".tsv", ".tsv.gz", ".tsv.xz", ".txt")
 NAMES = "<train|valid|test>.xx-yy.xx or <valid|test>.xx"
-_PAIR_FILE = re.compile(r"(train|valid|test)\.([^.]+)-([^.]+)\.([^.]+)")
 
 # What an ignored file may look like that was meant to be text; in a folder of the folder only the first kind.
 _LOOKS_MEANT = re.compile(r"(train|valid|dev|test)\..+")
@@ -49,18 +48,24 @@ class OwnFiles(NamedTuple):
         return [path for by_language in (*of_pairs, *self.multi_way.values()) for path in by_language.values()]
 
 
-def _multi_way_files(folder: Path) -> dict[str, dict[str, Path]]:
-    """The files ``<valid|test>.<language>`` by set and language, if a set has a language that text in pairs has too:
-    ``test.log`` and ``test.py`` alone are none.
+def _named_files(folder: Path) -> tuple[dict[Path, TextName], dict[str, dict[str, Path]]]:
+    """The files in pairs with what their names say, and the multi-way ones by set and language.
+
+    A set ``<valid|test>.<language>`` is one if it has a language that text in pairs has too: ``test.log`` and
+    ``test.py`` alone are none.
     """
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    of_pairs = {code for name in names if (match := _PAIR_FILE.fullmatch(name)) for code in match.groups()[1:3]}
-    found: dict[str, dict[str, Path]] = {}
-    for name in names:
-        parsed = parse_name(name)
-        if parsed and not parsed.pair and parsed.set in ("valid", "test"):
-            found.setdefault(parsed.set, {})[parsed.language] = folder / name
-    return {of_set: files for of_set, files in found.items() if of_pairs & files.keys()}
+    in_pairs: dict[Path, TextName] = {}
+    multi_way: dict[str, dict[str, Path]] = {}
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        name = parse_name(path.name)
+        if name is None or name.set not in SETS:
+            continue
+        if name.source:
+            in_pairs[path] = name
+        elif name.set != "train":
+            multi_way.setdefault(name.set, {})[name.language] = path
+    codes = {code for name in in_pairs.values() for code in (name.source, name.target)}
+    return in_pairs, {of_set: files for of_set, files in multi_way.items() if codes & files.keys()}
 
 
 def ignored_files(folder: Path) -> list[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from data_prep.options import add_common_options, refuse_without_effect, set_up_
 from data_prep.pairs import pairs_in, read_rows, split_pair
 from data_prep.shingles import HeldOut, tokens
 from data_prep.steps import Unit, add_counts, in_processes
-from data_prep.text_files import Pair, read_multi_way, read_set
+from data_prep.text_files import Pair, read_multi_way, read_set, write_lines, write_pairs
 
 logger = logging.getLogger(__name__)
 VERSION = 5
@@ -110,18 +109,6 @@ def limit_pairs(name: str, pairs: list[Pair], options: SplitOptions, counts: dic
     ranked = sorted(range(len(pairs)), key=lambda i: stable_hash(f"{name}\t{pairs[i][0]}", options.seed))
     counts["over_max_pairs"] = len(pairs) - options.max_pairs
     return [pairs[i] for i in sorted(ranked[: options.max_pairs])]
-
-
-def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write one sentence a line."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(line + "\n" for line in lines)
-
-
-def write_pairs(folder: Path, name: str, pair: str, rows: list[Pair]) -> None:
-    """Write ``<name>.<pair>.<lang>`` for both languages."""
-    for side, language in enumerate(split_pair(pair)):
-        write_lines(folder / f"{name}.{pair}.{language}", (row[side] for row in rows))
 
 
 def write_multi_way(folder: Path, test: Path, languages: set[str]) -> dict[str, int]:

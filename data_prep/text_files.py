@@ -1,4 +1,4 @@
-"""Folders of aligned text files: what the files are called, how they are found, and how a set of them is read.
+"""Folders of aligned text files: what the files are called, and how they are found, read and written.
 
 ``<set>.<language>`` is aligned line by line with the set's files of all other languages (it is multi-way),
 ``<set>.<pair>.<language>`` with the other file of its pair only.
@@ -21,33 +21,35 @@ from data_prep.steps import add_counts
 
 # They tell how a file is written. Where one is a language's code too, that language can be called tsv_Latn.
 FORMATS = {"csv", "doc", "gz", "pdf", "po", "sgm", "tar", "tgz", "tmx", "tsv", "txt", "xml", "xz", "zip", "zst"}
-_NAME = re.compile(r"([^.]+)(?:\.([^.-]+)-([^.-]+))?\.([^.-]+)")
+# The sets of text that a model is trained, validated and tested on.
+SETS = ("train", "valid", "test")
+_NAME = re.compile(r"([^.]+)(?:\.([^.]+)-([^.]+))?\.([^.]+)")
 
 Pair = tuple[str, str]
 
 
 class TextName(NamedTuple):
-    """What the name of a text file says; ``pair`` is empty if the file is multi-way."""
+    """What the name of a text file says; ``source`` and ``target`` are empty if the file is multi-way."""
 
     set: str
-    pair: str
+    source: str
+    target: str
     language: str
 
 
 def parse_name(name: str) -> TextName | None:
-    """What the name says; None if it is not that of a text file."""
+    """What the name says; None if it is not that of a text file.
+
+    A pair may be of anything, and the language another: whoever reads the file says what is wrong. The language of a
+    multi-way file is a code, since ``test.sentences`` and ``test.txt`` look like one.
+    """
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    of_set, first, second, language = match.groups()
-    pair = (first, second) if first else ()
-    if pair and (first == second or language not in pair):
+    parsed = TextName(*match.groups(default=""))
+    if not parsed.source and (parsed.language in FORMATS or not LANGUAGE_CODE.fullmatch(parsed.language)):
         return None
-    if not pair and language in FORMATS:
-        return None
-    if not all(LANGUAGE_CODE.fullmatch(code) for code in (*pair, language)):
-        return None
-    return TextName(of_set, "-".join(pair), language)
+    return parsed
 
 
 def folders_below(folder: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -132,3 +134,15 @@ def read_multi_way(folder: Path, languages: Iterable[str], counts: dict[str, int
     if len(whole) < len(rows):
         counts["lines_not_in_all_languages"] = len(rows) - len(whole)
     return {code: [row[column] for row in whole] for column, code in enumerate(files)} if whole else {}
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write one sentence a line."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in lines)
+
+
+def write_pairs(folder: Path, name: str, pair: str, rows: list[Pair]) -> None:
+    """Write ``<name>.<pair>.<lang>`` for both languages."""
+    for side, language in enumerate(split_pair(pair)):
+        write_lines(folder / f"{name}.{pair}.{language}", (row[side] for row in rows))

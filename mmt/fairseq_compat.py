@@ -1,20 +1,18 @@
 """Every place where mmt changes, or works around, fairseq 0.12.3: one small function each, with its reason.
 
 ``apply()`` runs once, when the plugin is imported, and calling it again changes nothing. Each function wraps or
-replaces one attribute of a fairseq module; `tests/test_fairseq_compat.py` holds, for each of them, a test that fails as
-soon as fairseq no longer needs it. (That Python shows tracebacks, which `one_line_errors.py` changes, is not fairseq's
-doing.)
+replaces one attribute of a fairseq module; those for checkpoints are in `fairseq_checkpoints.py`. For each of them
+`tests/test_fairseq_compat.py`, or `test_fairseq_checkpoints.py`, holds a test that fails as soon as fairseq no longer
+needs it. (That Python shows tracebacks, which `one_line_errors.py` changes, is not fairseq's doing.)
 """
 
-import argparse
 import ast
-import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,14 +26,19 @@ from fairseq.logging import progress_bar
 from fairseq.modules import checkpoint_activations
 from fairseq.optim import AMPOptimizer
 
-from mmt.beginning import options_that_are_done
 from mmt.distributed import rendezvous
-from mmt.distributed.background import do_or_put_off
-from mmt.distributed.checkpoint import fill_in, why_unreadable
-from mmt.distributed.shards import PARTIAL
-from mmt.errors import CheckpointDamaged, NotWritten, UserError
-from mmt.fairseq_options import TWO_PRECISIONS, refuse_dead_flags, with_options
-from mmt.files import sync, sync_and_replace, why_not_written
+from mmt.errors import UserError
+from mmt.fairseq_checkpoints import (
+    begin_elsewhere_once,
+    copy_at_once,
+    load_checkpoint_with_clear_errors,
+    register_safe_globals,
+    save_once_and_sync,
+    save_or_say_why,
+    save_with_all_processes,
+    try_to_write_or_say_why,
+)
+from mmt.fairseq_options import TWO_PRECISIONS, refuse_dead_flags
 from mmt.one_line_errors import install_one_line_errors
 
 
@@ -47,15 +50,15 @@ def apply() -> None:
     fairseq_utils.eval = _literal  # what fairseq.utils calls is looked up in the module first, then among the builtins
     _wrap(checkpoint_activations, "_checkpointed_forward", _checkpointed_with_autocast)
     _wrap(options, "parse_args_and_arch", _parse_args_without_traps)
-    _wrap(checkpoint_utils, "verify_checkpoint_directory", _try_to_write_or_say_why)
-    _wrap(checkpoint_utils, "load_checkpoint", _begin_elsewhere_once)
-    _wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_with_clear_errors)
-    _wrap(checkpoint_utils, "torch_persistent_save", _save_or_say_why)
-    _wrap(checkpoint_utils, "_torch_persistent_save", _save_once_and_sync)
+    _wrap(checkpoint_utils, "verify_checkpoint_directory", try_to_write_or_say_why)
+    _wrap(checkpoint_utils, "load_checkpoint", begin_elsewhere_once)
+    _wrap(checkpoint_utils, "load_checkpoint_to_cpu", load_checkpoint_with_clear_errors)
+    _wrap(checkpoint_utils, "torch_persistent_save", save_or_say_why)
+    _wrap(checkpoint_utils, "_torch_persistent_save", save_once_and_sync)
     _wrap(iterators.EpochBatchIterator, "load_state_dict", _find_place_or_say_why)
     _wrap(AMPOptimizer, "step", _step_without_unscaling_again)
-    _wrap(PathManager, "copy", _copy_at_once)
-    _wrap(checkpoint_utils, "save_checkpoint", _save_with_all_processes)
+    _wrap(PathManager, "copy", copy_at_once)
+    _wrap(checkpoint_utils, "save_checkpoint", save_with_all_processes)
     for bar in (progress_bar.BaseProgressBar, progress_bar.JsonProgressBar):
         _wrap(bar, "_format_stats", _format_without_sums)
     _wrap(data_utils, "batch_by_size", _batch_by_size_without_loss)
@@ -79,18 +82,6 @@ def _wrap(module: Any, name: str, wrapper: Callable[..., Any]) -> None:
         setattr(module, name, replacement)
 
 
-def register_safe_globals() -> None:
-    """Let ``torch.load`` read fairseq's checkpoints with ``weights_only=True``, the default since torch 2.6.
-
-    A fairseq checkpoint holds, beside tensors, an argparse.Namespace (old checkpoints) and numpy scalars (meters).
-    Nothing here can run code when it is unpickled.
-    """
-    scalar_constructor = np.float64(0.0).__reduce__()[0]  # numpy keeps it in a private module
-    numpy_classes: list[Any] = [np.ndarray, np.dtype, scalar_constructor]
-    numpy_dtypes = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, np.bool_)]
-    torch.serialization.add_safe_globals([argparse.Namespace, *numpy_classes, *numpy_dtypes])
-
-
 def _import_other_user_modules(original: Callable[..., None], args: Any) -> None:
     """Import the module that ``--user-dir`` names, unless it is this one, by whatever path.
 
@@ -112,56 +103,12 @@ def _literal(text: Any) -> Any:
     return ast.literal_eval(text)
 
 
-@contextlib.contextmanager
-def _only_weights() -> Iterator[None]:
-    """Let no environment variable switch off ``weights_only=True``, as guides to fairseq with torch 2.6 advise."""
-    forced = os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
-    try:
-        yield
-    finally:
-        if forced is not None:
-            os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = forced
-
-
-def _load_checkpoint_with_clear_errors(original: Callable[..., Any], path: str, *args: Any, **kwargs: Any) -> Any:
-    """Name the file when a checkpoint is missing, truncated, foreign, or holds anything but plain data.
-
-    fairseq lets torch's ten-line pickle messages through, some of which advise to switch the protection off.
-    """
-    if not os.path.isfile(path):
-        raise UserError(f"checkpoint {path} does not exist")
-    try:
-        with _only_weights():
-            state = original(path, *args, **kwargs)
-    except UserError:
-        raise
-    except Exception as error:
-        raise CheckpointDamaged(f"checkpoint {path} cannot be read: {why_unreadable(Path(path), error)}") from error
-    if "model" not in state:
-        raise UserError(f"checkpoint {path} cannot be read: it is not a fairseq checkpoint (no 'model' inside)")
-    return fill_in(Path(path), state)
-
-
 def _read_utf8(original: Callable[..., Any], name: str, *args: Any) -> Iterator[Any]:
     """Read the lines to translate; name the input if it is not text."""
     try:
         yield from original(name, *args)
     except UnicodeDecodeError as error:
         raise UserError(f"--input {name}: not valid UTF-8 ({error.reason})") from error
-
-
-def _try_to_write_or_say_why(original: Callable[..., None], save_dir: str) -> None:
-    """Name the option when the folder for the checkpoints cannot be made, or written to."""
-    try:
-        original(save_dir)
-    except OSError as error:
-        raise NotWritten(f"--save-dir {save_dir}: nothing can be written there: {why_not_written(error)}") from error
-
-
-def _begin_elsewhere_once(original: Callable[..., Any], cfg: Any, trainer: Any, **kwargs: Any) -> Any:
-    """Begin as the options say the first time only; later go on, whatever they say."""
-    with with_options(cfg, options_that_are_done(cfg)):
-        return original(cfg, trainer, **kwargs)
 
 
 def _find_place_or_say_why(original: Callable[..., None], iterator: Any, state: dict[str, Any]) -> None:
@@ -188,32 +135,6 @@ def _step_without_unscaling_again(original: Callable[..., None], optimizer: AMPO
     optimizer.scaler.update()
 
 
-def _save_or_say_why(original: Callable[..., None], state: Any, filename: str, *args: Any, **kwargs: Any) -> None:
-    """Name a checkpoint that could not be written, and leave nothing of it: fairseq leaves what it has written."""
-    try:
-        original(state, filename, *args, **kwargs)
-    except (OSError, RuntimeError) as error:
-        _remove(f"{filename}.tmp")
-        raise NotWritten(f"checkpoint {filename} could not be written: {why_not_written(error)}") from error
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):  # it is not there
-        os.remove(path)
-
-
-def _save_once_and_sync(original: Callable[..., None], state: Any, file: IO[bytes]) -> None:
-    """Write a checkpoint once, and to the disk, before it gets its name.
-
-    Where writing fails (a full disk), fairseq goes on in the same file behind what it has written, and a second or
-    third try that succeeds gives the final name to a file that nobody can read.
-    """
-    torch.save(state, file)
-    file.flush()
-    with contextlib.suppress(OSError):  # not a file of this machine's
-        os.fsync(file.fileno())
-
-
 def _format_without_sums(
     original: Callable[..., Any], bar: Any, stats: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
@@ -222,40 +143,6 @@ def _format_without_sums(
     """
     shown = {name: value for name, value in stats.items() if not name.startswith("_")}
     return original(bar, shown, *args, **kwargs)
-
-
-def _save_with_all_processes(original: Callable[..., Any], cfg: Any, trainer: Any, *args: Any, **kwargs: Any) -> Any:
-    """Let all processes take part when a checkpoint is saved; fairseq calls only the first one's trainer."""
-    return trainer.save_with_all_processes(lambda: original(cfg, trainer, *args, **kwargs))
-
-
-def _copy_at_once(original: Callable[..., Any], src_path: str, dst_path: str, overwrite: bool = False) -> Any:
-    """Let a copied checkpoint (checkpoint_last.pt, checkpoint_best.pt) have its name only when it is whole.
-
-    fairseq writes over the old one, which is lost if the training is killed meanwhile. A link to the same file costs
-    neither time nor space, and is safe, since fairseq never changes a checkpoint in its place.
-    """
-
-    partial = f"{dst_path}{PARTIAL}"
-
-    def link() -> None:
-        _remove(partial)
-        try:
-            os.link(src_path, partial)
-        except OSError:  # a file system without links
-            original(src_path, partial, overwrite=True)
-        sync_and_replace(Path(partial), Path(dst_path))
-        sync(Path(dst_path).parent)
-
-    def link_or_say_why() -> None:
-        try:
-            link()
-        except OSError as error:
-            _remove(partial)
-            raise NotWritten(f"checkpoint {dst_path} could not be written: {why_not_written(error)}") from error
-
-    do_or_put_off(link_or_say_why)
-    return True
 
 
 def _batch_by_size_without_loss(

@@ -78,7 +78,7 @@ def load_model(path: str | Path, *, data: str | Path | None = None, device: str 
     """
     checkpoint = find_checkpoint(path)
     _check_device(device)
-    # Reads with weights_only=True, see mmt.fairseq_compat.
+    # Reads with weights_only=True, see mmt.fairseq_checkpoints.
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
     task_config = _task_config(state, checkpoint)
     folder = Path(data) if data is not None else Path(str(task_config.data).split(":")[0])
