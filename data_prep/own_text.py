@@ -70,13 +70,14 @@ def _named_files(folder: Path) -> tuple[dict[Path, TextName], dict[str, dict[str
 
 def ignored_files(folder: Path) -> list[str]:
     """Names of files that were meant to be text, as it seems, but are not called as :func:`find_files` wants them."""
-    of_sets = {path for files in _multi_way_files(folder).values() for path in files.values()}
+    in_pairs, multi_way = _named_files(folder)
+    taken = in_pairs.keys() | {path for files in multi_way.values() for path in files.values()}
     ignored = [
         path
         for path in folder.iterdir()
         if path.is_file()
         and (_LOOKS_MEANT.fullmatch(path.name) or _LOOKS_ALIGNED.fullmatch(path.name))
-        and not (_PAIR_FILE.fullmatch(path.name) or path in of_sets)
+        and path not in taken
     ]
     for path in folder.glob("*/*"):
         of_a_step = path.parent.name.startswith(".") or stats_path(path.parent).is_file()
@@ -94,15 +95,14 @@ def tell_ignored(source: Path) -> str:
 
 def find_files(folder: Path) -> OwnFiles:
     """The text files of a folder, by their names; a :class:`DataError` if nothing can be trained with them."""
-    found = OwnFiles({}, _multi_way_files(folder))
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        if match := _PAIR_FILE.fullmatch(path.name):
-            name, source, target, language = match.groups()
-            for code in (source, target, language):
-                check_code(code, str(path))
-            if source == target or language not in (source, target):
-                raise DataError(f"{path}: must be named <train|valid|test>.<source>-<target>.<source or target>")
-            found.pairs.setdefault((name, source, target), {})[language] = path
+    in_pairs, multi_way = _named_files(folder)
+    found = OwnFiles({}, multi_way)
+    for path, (name, source, target, language) in in_pairs.items():
+        for code in (source, target, language):
+            check_code(code, str(path))
+        if source == target or language not in (source, target):
+            raise DataError(f"{path}: must be named <train|valid|test>.<source>-<target>.<source or target>")
+        found.pairs.setdefault((name, source, target), {})[language] = path
     trained = [{source, target} for name, source, target in found.pairs if name == "train"]
     if not trained:
         raise DataError(
@@ -187,8 +187,7 @@ def _take_in(source: Path, output: Path, languages: list[str] | None) -> dict[st
         if name == "train":
             write_rows(output / name / f"{pair}.tsv", ((*row, "own") for row in rows))
         else:
-            for side, language in enumerate((first, second)):
-                _write(output / name / f"{name}.{pair}.{language}", [row[side] for row in rows])
+            write_pairs(output / name, name, pair, rows)
     if missing := set(languages or ()) - seen:
         raise DataError(f"--languages: {source} has no {min(missing)!r}; it has {', '.join(sorted(seen))}")
     if not (output / "train").is_dir():
@@ -231,7 +230,7 @@ def _take_in_multi_way(files: dict[str, Path], output: Path, rules: Rules, count
                 add_counts(own, {fault: 1})
             lines.append("" if fault else text)
         own["lines"] = sum(map(bool, lines))
-        _write(output / path.name, lines)
+        write_lines(output / path.name, lines)
 
 
 def _hold_out(files: list[Path], output: Path) -> dict[str, int]:
@@ -241,14 +240,9 @@ def _hold_out(files: list[Path], output: Path) -> dict[str, int]:
         output.mkdir(parents=True, exist_ok=True)
         lines = [line for line in read_lines(path, counts) if line is not None]
         add_counts(counts, {"lines": len(lines)})
-        _write(output / path.name, lines)
+        write_lines(output / path.name, lines)
     counts.pop("empty", None)  # there is nothing to hold out
     return counts
-
-
-def _write(path: Path, lines: list[str]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(line + "\n" for line in lines)
 
 
 def main() -> None:
