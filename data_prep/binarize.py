@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 from itertools import chain
 from pathlib import Path
@@ -22,14 +21,15 @@ from data_prep.errors import DataError, run_program
 from data_prep.indexed import write_indexed
 from data_prep.lines import check_equal_length, read_clean_lines
 from data_prep.options import add_common_options, set_up_logging
+from data_prep.pairs import pair_name, split_pair
 from data_prep.recipe import PIVOT
 from data_prep.steps import Unit, in_processes, stats_path
+from data_prep.text_files import SETS, parse_name
 
 VERSION = 2
 # fairseq's own symbols <s>, <pad>, </s>, <unk> come before the pieces.
 FAIRSEQ_SPECIALS = 4
 FAIRSEQ_EOS, FAIRSEQ_UNK = 2, 3
-_TEXT_FILE = re.compile(r"(train|valid|test)\.([^.-]+)-([^.-]+)\.([^.]+)")
 
 _processors: dict[str, sentencepiece.SentencePieceProcessor] = {}
 
@@ -81,19 +81,22 @@ def _binarize_file(job: tuple[Path, Path, Path]) -> dict[str, Any]:
     }
 
 
-def text_files(folder: Path) -> dict[tuple[str, str], dict[str, Path]]:
+def aligned_files(folder: Path) -> dict[tuple[str, str], dict[str, Path]]:
     """``{("train", "en-de"): {"en": path, "de": path}}``; a :class:`DataError` names what is missing or unequal."""
     found: dict[tuple[str, str], dict[str, Path]] = {}
     for path in sorted(folder.glob("*.*-*.*")):
-        if match := _TEXT_FILE.fullmatch(path.name):
-            split, source, target, language = match.groups()
-            if language not in (source, target):
-                raise DataError(f"{path}: its language {language!r} is not in its pair {source}-{target}")
-            found.setdefault((split, f"{source}-{target}"), {})[language] = path
+        name = parse_name(path.name)
+        # A further hyphen is part of a code, which fairseq could not take.
+        if name is None or name.set not in SETS or "-" in name.source + name.target:
+            continue
+        pair = pair_name(name.source, name.target)
+        if name.language not in (name.source, name.target):
+            raise DataError(f"{path}: its language {name.language!r} is not in its pair {pair}")
+        found.setdefault((name.set, pair), {})[name.language] = path
     if not any(split == "train" for split, _ in found):
         raise DataError(f"no files train.<pair>.<language> in {folder}")
     for (split, pair), files in found.items():
-        source, target = pair.split("-")
+        source, target = split_pair(pair)
         for language in (source, target):
             if language not in files:
                 raise DataError(f"no such file: {folder / f'{split}.{pair}.{language}'}")
@@ -104,7 +107,7 @@ def text_files(folder: Path) -> dict[tuple[str, str], dict[str, Path]]:
 
 def language_list(pairs: list[str]) -> list[str]:
     """English first, then the others sorted: the fixed order in which language tokens join the dictionary."""
-    languages = {language for pair in pairs for language in pair.split("-")}
+    languages = {language for pair in pairs for language in split_pair(pair)}
     return ([PIVOT] if PIVOT in languages else []) + sorted(languages - {PIVOT})
 
 
@@ -124,7 +127,7 @@ def _link(path: Path, name: Path) -> None:
 
 
 def _binarize(text: Path, spm_model: Path, output: Path, jobs: int) -> dict[str, Any]:
-    files = text_files(text)
+    files = aligned_files(text)
     model = load_model(spm_model)
     output.mkdir(parents=True)
     work = [
@@ -145,7 +148,7 @@ def _binarize(text: Path, spm_model: Path, output: Path, jobs: int) -> dict[str,
     for language in languages:
         _link(dictionary, output / f"dict.{language}.txt")
     shutil.copyfile(spm_model, output / "spm.model")
-    directions = [d for pair in pairs for d in (pair, "-".join(reversed(pair.split("-"))))]
+    directions = [d for pair in pairs for d in (pair, pair_name(*reversed(split_pair(pair))))]
     (output / "lang_list.txt").write_text("".join(f"{language}\n" for language in languages), encoding="utf-8")
     (output / "lang_pairs.txt").write_text(",".join(dict.fromkeys(directions)) + "\n", encoding="utf-8")
     by_file = {job[1].name: {k: v for k, v in result.items() if k != "uses"} for job, result in zip(work, results)}

@@ -9,18 +9,19 @@ import argparse
 import lzma
 from pathlib import Path
 
-from data_prep.binarize import language_list, text_files
+from data_prep.binarize import aligned_files, language_list
 from data_prep.errors import DataError, run_program
 from data_prep.files import replacing, sha256_of
+from data_prep.pairs import split_pair
 from data_prep.recipe import PIVOT
 
 
 def make_sample(text: Path, output: Path) -> tuple[int, int]:
     """Write the table and its hash; returns the numbers of sentences and languages."""
     table: dict[str, dict[str, str]] = {}
-    pairs = [(pair, files) for (split, pair), files in text_files(text).items() if split == "train"]
+    pairs = [(pair, files) for (split, pair), files in aligned_files(text).items() if split == "train"]
     for pair, files in pairs:
-        source, target = pair.split("-")
+        source, target = split_pair(pair)
         if source != PIVOT:
             raise DataError(f"{text}: every pair must be with {PIVOT}, but there is {pair}")
         lines = (files[lang].read_text(encoding="utf-8").splitlines() for lang in (source, target))
