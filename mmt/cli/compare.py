@@ -19,8 +19,6 @@ from mmt.evaluation.test_sets import find_test_set, name_and_location
 from mmt.files import check_folder, sha256_of_lines, write_text
 from mmt.sacrebleu_metrics import METRIC_NAMES, METRICS
 
-HELP = "compare two evaluations: differences with paired-bootstrap intervals"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``mmt compare``."""

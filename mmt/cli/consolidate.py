@@ -6,8 +6,6 @@ from pathlib import Path
 from mmt.inference.loading import find_checkpoint
 from mmt.surgery.consolidate import consolidate
 
-HELP = "make one file, fairseq's .pt or .safetensors, of a checkpoint that several processes have written"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``mmt consolidate``."""

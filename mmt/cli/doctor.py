@@ -15,7 +15,6 @@ from pathlib import Path
 
 import mmt
 
-HELP = "show what is installed, what this machine can do, and how to mend what is missing"
 CORE = (
     *("torch", "numpy", "scipy", "sacrebleu", "sentencepiece", "hydra-core", "omegaconf", "safetensors", "tabulate"),
     *("tensorboardX", "tqdm"),

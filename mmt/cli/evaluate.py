@@ -28,8 +28,6 @@ from mmt.sacrebleu_metrics import METRICS, tokenizer_for_language
 from mmt.sharing import first_process_first, rank_and_world_size
 from mmt.tasks.vocabulary_files import SENTENCEPIECE
 
-HELP = "score a model in all its directions: BLEU, chrF++, averages, baselines"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``mmt evaluate``."""

@@ -1,7 +1,7 @@
 """The ``mmt`` command: find the verb's module, parse its options, run it, and say in one line what a user did wrong.
 
-A verb is a module of this package with ``HELP``, ``add_arguments(parser)`` and ``run(args) -> exit code``, and an entry
-in ``VERBS``. Only the module of the chosen verb is imported.
+A verb is a module of this package with ``add_arguments(parser)`` and ``run(args) -> exit code``, and an entry in
+``VERBS``. Only the module of the chosen verb is imported.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def _run(arguments: Sequence[str]) -> int:
             reason = f"{type(mmt.import_error).__name__}: {mmt.import_error}"
             raise UserError(f"the plugin cannot be loaded ({reason}); mmt doctor says what is missing")
         module = importlib.import_module(f"mmt.cli.{verb}")
-        parser = OneLineParser(prog=f"mmt {verb}", description=module.HELP)
+        parser = OneLineParser(prog=f"mmt {verb}", description=VERBS[verb])
         module.add_arguments(parser)
         return module.run(parser.parse_intermixed_args(arguments[1:]))  # options may stand before overrides
     if arguments and not arguments[0].startswith("-"):

@@ -13,8 +13,6 @@ from mmt.planning.plan import judge, plans
 from mmt.planning.scaling import check_plot, draw_scaling, scale, scaling_table
 from mmt.planning.show import cluster_line, largest_table, memory_table, reasons, time_table
 
-HELP = "plan a training: which meshes fit a cluster, memory, time, the largest model"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``mmt plan``."""

@@ -21,8 +21,6 @@ from mmt.recipes import compose, groups, recipe_folder
 from mmt.sharing import rank_and_world_size
 from mmt.training_environment import training_environment
 
-HELP = "train a recipe; with --dry-run print the fairseq-train command only"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``mmt train``."""

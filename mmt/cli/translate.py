@@ -21,7 +21,6 @@ from mmt.inference.translator import TOO_LONG_POLICIES, Translator
 from mmt.sharing import Claims, first_process_first, rank_and_world_size
 from mmt.tasks.vocabulary_files import SENTENCEPIECE
 
-HELP = "translate stdin, or a file, into one or several languages"
 DEFAULT_SOURCE = "en"
 
 Write = Callable[[Sequence[Sequence[str]]], None]

@@ -1,6 +1,5 @@
 """The dispatcher: verbs, exit codes, one-line errors."""
 
-import importlib
 import signal
 import subprocess
 
@@ -13,11 +12,6 @@ from tests.cli.command import mmt, start_mmt
 
 
 OUT_OF_MEMORY = "mmt: error: out of memory: "
-
-
-@pytest.mark.parametrize("verb", dispatcher.VERBS)
-def test_every_verb_has_a_module_with_the_same_help(verb: str) -> None:
-    assert importlib.import_module(f"mmt.cli.{verb}").HELP == dispatcher.VERBS[verb]
 
 
 @pytest.mark.parametrize("verb", dispatcher.VERBS)
