@@ -101,11 +101,6 @@ class TaskRouter(nn.Module):
         with torch.autocast(self.gate.weight.device.type, enabled=False):
             return self.task_embedding.weight.float() @ self.gate.weight.float().t()
 
-    def routing_of_tasks(self) -> tuple[Tensor, Tensor]:
-        """Return the experts ``(tasks, K)`` of every task and their weights ``(tasks, K)``."""
-        routing = choose_top_k(self.score_tasks(), self.top_k)
-        return routing.expert_TK, routing.weight_TK
-
 
 def mean_of_sentences(x_TD: Tensor, sentence_T: Tensor, num_sentences: int) -> Tensor:
     """Return the mean state of each sentence, ``(B, D)`` in float32; zeros for a sentence without tokens."""

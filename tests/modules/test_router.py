@@ -105,15 +105,15 @@ def test_decoder_sentence_routing_looks_at_the_given_state_only() -> None:
 def test_task_routing_depends_on_the_task_id_only() -> None:
     layer = make_layer("task", top_k=2)
     x_TD, context = make_batch("task", lengths=(4, 2, 3))
-    expert_tasks_K, weight_tasks_K = layer.router.routing_of_tasks()
+    of_tasks = choose_top_k(layer.router.score_tasks(), 2)
 
     routing, other = layer.router(x_TD, context), layer.router(torch.randn_like(x_TD), context)
 
     task_T = context.task_id_B[context.sentence_T]
     for part in (routing, other):
-        assert torch.equal(part.expert_TK, expert_tasks_K[task_T])
-        assert torch.equal(part.weight_TK, weight_tasks_K[task_T])
-    assert expert_tasks_K.shape == weight_tasks_K.shape == (NUM_TASKS, 2)
+        assert torch.equal(part.expert_TK, of_tasks.expert_TK[task_T])
+        assert torch.equal(part.weight_TK, of_tasks.weight_TK[task_T])
+    assert of_tasks.expert_TK.shape == of_tasks.weight_TK.shape == (NUM_TASKS, 2)
 
 
 @pytest.mark.parametrize(
