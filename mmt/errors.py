@@ -28,3 +28,9 @@ def as_typed(option: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message: torch's go on for many."""
     return str(error).strip().partition("\n")[0]
+
+
+def what_does_not_fit(error: BaseException) -> str:
+    """Return what an error of ``load_state_dict`` says first, below the line that names the class of the model only."""
+    first, _, others = str(error).strip().partition("\n")
+    return (others.strip().partition("\n")[0] if first.endswith(":") and others else first).strip()

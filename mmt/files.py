@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmt.errors import UserError
+from mmt.errors import UserError, first_line
 
 
 def check_folder(given: str, folder: Path) -> None:
@@ -53,7 +53,7 @@ def why_not_written(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return str(error).partition("\n")[0]
+    return first_line(error)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from mmt.errors import UserError
+from mmt.errors import UserError, first_line
 from mmt.files import knows_locks, try_lock
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,7 @@ def first_process_first() -> Iterator[None]:
     except RuntimeError as error:  # of torch.distributed
         if rank > 0:
             raise UserError("the processes that share this work have not met, see their messages") from error
-        reason = str(error).partition("\n")[0]
-        logger.warning("the other processes have not been met (%s); this one works alone", reason)
+        logger.warning("the other processes have not been met (%s); this one works alone", first_line(error))
     try:
         if rank == 0:
             yield

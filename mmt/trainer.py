@@ -19,7 +19,7 @@ from mmt.criterions.moe_label_smoothed_cross_entropy import MoELabelSmoothedCros
 from mmt.distributed.background import do_or_put_off
 from mmt.distributed.checkpoint import LAST, newest_first, reading_with, suffixed
 from mmt.distributed.saving_trainer import SavingTrainer
-from mmt.errors import CheckpointDamaged, UserError, as_typed
+from mmt.errors import CheckpointDamaged, UserError, as_typed, what_does_not_fit
 from mmt.fairseq_options import refuse_dead_flags, refuse_two_precisions, switched_off
 from mmt.models.moe_sublayer import names_of_moe_layers
 from mmt.models.moe_transformer import MoETransformerModel
@@ -59,7 +59,7 @@ class MoETrainer(SavingTrainer):
         refuse_two_precisions(cfg.common)
         self._has_our_task = isinstance(task, MultilingualMoETranslationTask)
         if self._has_our_task:
-            task.check_best_metric(
+            task.check_checkpoint_metric(
                 cfg.checkpoint.best_checkpoint_metric,
                 _metrics_of_validation(criterion, model),
                 maximize=cfg.checkpoint.maximize_best_checkpoint_metric,
@@ -207,9 +207,9 @@ class MoETrainer(SavingTrainer):
             if isinstance(error, AssertionError) and "--reset-optimizer" in str(error):  # another one, or criterion
                 raise UserError(f"checkpoint {filename}: {error}") from error
             if isinstance(cause, RuntimeError) and "state_dict" in str(cause):
-                first = str(cause).splitlines()[1:2] or [str(cause)]
+                reason = what_does_not_fit(cause)
                 raise UserError(
-                    f"checkpoint {filename} does not fit the model that the options describe: {first[0].strip()}"
+                    f"checkpoint {filename} does not fit the model that the options describe: {reason}"
                 ) from error
             raise
 

@@ -8,7 +8,7 @@ import torch
 from fairseq import checkpoint_utils
 from omegaconf import DictConfig
 
-from mmt.errors import UserError
+from mmt.errors import UserError, what_does_not_fit
 from mmt.fairseq_options import switched_off
 from mmt.tasks.vocabulary_files import DICTIONARY, DIRECTIONS, FILES, LANGUAGES, holds_vocabulary
 
@@ -91,7 +91,8 @@ def load_model(path: str | Path, *, data: str | Path | None = None, device: str 
         raise UserError(f"--model {checkpoint}, data folder {vocabulary}: {error}") from error
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         # fairseq checks nothing: a checkpoint with missing weights or settings surfaces in many ways.
-        raise UserError(f"--model {checkpoint}: its weights do not fit its settings ({_first_line(error)})") from error
+        reason = what_does_not_fit(error)[:300] or type(error).__name__
+        raise UserError(f"--model {checkpoint}: its weights do not fit its settings ({reason})") from error
     model = models[0]
     model.to(device).eval()
     with switched_off(config.common, "bf16"):  # in which it was trained
@@ -149,11 +150,3 @@ def _use_vocabulary(task_config: Any, data: Path | None, checkpoint: Path) -> Pa
     if isinstance(pairs, str) and ("/" in pairs or pairs.endswith(".txt")) and (data / DIRECTIONS).is_file():
         task_config.lang_pairs = str(data / DIRECTIONS)
     return data
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # torch's first line names the class of the model, the second one what is wrong.
-    return (lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0] if lines else type(error).__name__)[
-        :300
-    ]

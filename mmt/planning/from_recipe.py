@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmt.distributed.mesh import choose_shape
-from mmt.errors import UserError
+from mmt.errors import UserError, first_line
 from mmt.models.architectures import ARCHITECTURES
 from mmt.models.config import MoETransformerConfig
 from mmt.planning.model import SPECIAL_SYMBOLS, PlannedModel, plan_model
@@ -63,7 +63,7 @@ def from_architecture(name: str, overrides: Sequence[str], vocabulary: int | Non
             merged: Any = OmegaConf.merge(OmegaConf.structured(MoETransformerConfig), given)
             values[option] = merged[option]
         except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"{override!r}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{override!r}: {first_line(error)}") from error
     model = plan_model(MoETransformerConfig(**values), vocabulary or DEFAULT_VOCABULARY, DEFAULT_LANGUAGES)
     return Subject(name, model, DEFAULT_TOKENS, 1, bf16=True)
 

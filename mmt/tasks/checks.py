@@ -25,12 +25,13 @@ def check_options(args: argparse.Namespace, languages: Sequence[str]) -> None:
     Raises:
         UserError: names the option, file or language that is wrong.
     """
-    trained = read = args.lang_pairs + extra_lang_pairs(args)
+    trained = args.lang_pairs + extra_lang_pairs(args)
+    asked_for: list[str] = []
     if args.source_lang is not None or args.target_lang is not None:
         if args.source_lang is None or args.target_lang is None:
             raise UserError("--source-lang and --target-lang go together, but only one of them is given")
-        read = [f"{args.source_lang}-{args.target_lang}"]
-    for pair in trained + read:
+        asked_for = [f"{args.source_lang}-{args.target_lang}"]
+    for pair in trained + asked_for:
         for language in pair.split("-"):
             if language not in languages:
                 raise UserError(f"unknown language {language!r} in {pair}; the languages are {', '.join(languages)}")
@@ -44,7 +45,7 @@ def check_options(args: argparse.Namespace, languages: Sequence[str]) -> None:
     if args.fixed_dictionary is None:
         folder = Path(args.data.split(":")[0])
         for side, dictionary in enumerate((args.source_dict, args.target_dict)):
-            for language in sorted({pair.split("-")[side] for pair in read}):
+            for language in sorted({pair.split("-")[side] for pair in asked_for or trained}):
                 if dictionary is None and not (folder / f"dict.{language}.txt").is_file():
                     raise UserError(f"{folder} has neither dict.txt nor dict.{language}.txt")
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mmt.data.dataset_manager import LanguageIdDatasetManager
 from mmt.data.language_ids import LanguageIdDataset
-from mmt.errors import UserError
+from mmt.errors import UserError, first_line
 from mmt.tasks.checks import check_best_metric, check_options, check_training_data
 from mmt.tasks.config import (
     MultilingualMoETranslationConfig,
@@ -121,7 +121,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         except FileNotFoundError:
             raise
         except Exception as error:  # of bad UTF-8 fairseq raises a bare one
-            raise UserError(f"{filename}: not a dictionary of fairseq ({str(error).partition(chr(10))[0]})") from error
+            raise UserError(f"{filename}: not a dictionary of fairseq ({first_line(error)})") from error
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model.
@@ -164,7 +164,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         """
         return super().has_sharded_data(self.args.train_subset if split == "train" else split)
 
-    def check_best_metric(self, name: str, logged: Collection[str] | None, *, maximize: bool) -> None:
+    def check_checkpoint_metric(self, name: str, logged: Collection[str] | None, *, maximize: bool) -> None:
         """Refuse a ``--best-checkpoint-metric`` that no validation will have, or of which the worst would be kept.
 
         Args:
