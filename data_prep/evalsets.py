@@ -11,6 +11,7 @@ from data_prep.errors import DataError, run_program
 from data_prep.files import sha256_of
 from data_prep.lines import read_lines
 from data_prep.normalise import normalise
+from data_prep.options import add_common_options, set_up_logging
 from data_prep.recipe import REPOSITORY
 from data_prep.steps import Unit
 from data_prep.text_files import FORMATS, folders_below
@@ -111,7 +112,9 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=DEFAULT_OUTPUT, help="folder to unpack into (default: data/evalsets)"
     )
+    add_common_options(parser, jobs=False)
     args = parser.parse_args()
+    set_up_logging(args)
     print(unpack(args.name, args.output))
 
 

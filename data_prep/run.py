@@ -175,7 +175,8 @@ def run_commands(commands: list[Command], verbose: bool, locks: Sequence[int] = 
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *filter(None, [environment.get("PYTHONPATH")])])
     for command in commands:
-        command = [*command, "--verbose"] if verbose and command[2] != "data_prep.evalsets" else command
+        if verbose:
+            command = [*command, "--verbose"]
         print("+", shlex.join(command), flush=True)
         start = time.monotonic()
         code = subprocess.run([sys.executable, *command[1:]], env=environment, pass_fds=locks).returncode
