@@ -246,6 +246,12 @@ def _load(name_or_path: str, extending: tuple[Path, ...]) -> Recipe:
     def value(key: str, default: Any) -> Any:
         return config.get(key, getattr(base, key) if base else default)
 
+    named = [f"{key} {value(key, '')!r}" for key in ("valid_set", "test_set") if value(key, "")]
+    if named and not value("evalsets", ""):
+        raise DataError(
+            f"{path}: evalsets must name the evaluation set that has {' and '.join(named)}, but is empty; without one, "
+            "valid_set and test_set must be empty too"
+        )
     cleaning = _mapping(value("cleaning", {}), f"{path}: cleaning")
     _check_keys(cleaning, {"placeholders"}, f"{path}: cleaning:")
     if (placeholders := cleaning.get("placeholders", "drop")) not in ("drop", "keep"):

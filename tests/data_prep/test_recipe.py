@@ -96,6 +96,10 @@ def test_a_recipe_of_this_folder_is_called_after_the_folder(tmp_path: Path) -> N
          "cleaning: unknown key 'placeholder'; known are placeholders"),
         ("extends: software50\ncleaning: {placeholders: kept}\npresets: {a: {corpus: sample, vocab_size: 1}}",
          "placeholders must be drop or keep, but is 'kept'"),
+        ("extends: software50\nevalsets: ''\ntest_set: ''\npresets: {a: {corpus: sample, vocab_size: 1}}",
+         "evalsets must name the evaluation set that has valid_set 'dev', but is empty"),
+        ("extends: software50\nevalsets: ''\npresets: {a: {corpus: sample, vocab_size: 1}}",
+         "that has valid_set 'dev' and test_set 'test', but is empty; without one, valid_set and test_set must be empty"),
         ("extends: software50 # \udcff", "data.yaml: must be UTF-8 text, but its byte 22 is not"),
     ],
 )  # fmt: skip
