@@ -99,7 +99,7 @@ def test_a_recipe_of_this_folder_is_called_after_the_folder(tmp_path: Path) -> N
         ("extends: software50\nevalsets: ''\ntest_set: ''\npresets: {a: {corpus: sample, vocab_size: 1}}",
          "evalsets must name the evaluation set that has valid_set 'dev', but is empty"),
         ("extends: software50\nevalsets: ''\npresets: {a: {corpus: sample, vocab_size: 1}}",
-         "that has valid_set 'dev' and test_set 'test', but is empty; without one, valid_set and test_set must be empty"),
+         "that has valid_set 'dev' and test_set 'test', but is empty; without one, valid_set and test_set must be"),
         ("extends: software50 # \udcff", "data.yaml: must be UTF-8 text, but its byte 22 is not"),
     ],
 )  # fmt: skip
