@@ -9,7 +9,8 @@ from fairseq.utils import split_paths
 
 from mmt.errors import UserError, as_typed
 from mmt.sacrebleu_metrics import METRICS
-from mmt.tasks.config import extra_lang_pairs, language_tokens, parse_generation_options
+from mmt.tasks.config import extra_lang_pairs, language_tokens
+from mmt.tasks.generation_options import parse_generation_options
 
 OF_EVERY_VALIDATION = ("bsz", "num_updates", "wpb", "wps")  # as fairseq logs them
 LESS_IS_BETTER = ("loss", "nll_loss", "ppl")

@@ -4,8 +4,6 @@ dataclass so that Hydra knows them, and a few more.
 
 import argparse
 import ast
-import dataclasses
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +11,10 @@ from typing import Any, Optional
 
 from fairseq.data.indexed_dataset import get_available_dataset_impl
 from fairseq.dataclass import ChoiceEnum
-from fairseq.dataclass.configs import GenerationConfig
 from omegaconf import II, MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from mmt.distributed.config import ParallelConfig
-from mmt.errors import UserError, as_typed, first_line
+from mmt.errors import UserError, as_typed
 
 DatasetFormat = ChoiceEnum(get_available_dataset_impl())
 
@@ -282,33 +278,6 @@ def _check_langtoks(kind: Any, tokens: Any) -> None:
             f"--langtoks must give {kind!r} a pair, None, 'src' or 'tgt' for sources and None or 'tgt' for targets, "
             f"such as ('src', 'tgt'), but gives {tokens!r}"
         )
-
-
-def parse_generation_options(text: str) -> dict[str, Any]:
-    """Parse ``--eval-bleu-args``.
-
-    Raises:
-        UserError: if it is no JSON dictionary, or names an option that fairseq's generation does not have, or gives one
-            a value that it cannot have.
-    """
-    try:
-        options = json.loads(text)
-    except json.JSONDecodeError:
-        options = None
-    if not isinstance(options, dict):
-        raise UserError(f"--eval-bleu-args must be a JSON dictionary such as '{{\"beam\": 4}}', but is {text!r}")
-    known = {field.name for field in dataclasses.fields(GenerationConfig)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise UserError(f"--eval-bleu-args: fairseq's generation has no option {unknown[0]!r}")
-    config = OmegaConf.structured(GenerationConfig)
-    for name, value in options.items():
-        try:
-            config[name] = value
-        except OmegaConfBaseException as error:
-            raise UserError(f"--eval-bleu-args: {name}: {first_line(error)}") from error
-    values: Any = OmegaConf.to_container(config, enum_to_str=True)
-    return {name: values[name] for name in options}
 
 
 def _parse_dictionary(option: str, text: str | None) -> dict[str, Any] | None:

@@ -4,44 +4,31 @@ sentence.
 
 import argparse
 import contextlib
-import functools
 import hashlib
 import inspect
 import json
-import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq.data import Dictionary, FairseqDataset
-from fairseq.data.multilingual.multilingual_utils import get_lang_tok
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.tasks import register_task
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
-from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
 from mmt.data.dataset_manager import LanguageIdDatasetManager
 from mmt.data.language_ids import LanguageIdDataset
 from mmt.errors import UserError, first_line
 from mmt.tasks.checks import check_best_metric, check_options, check_training_data
-from mmt.tasks.config import (
-    MultilingualMoETranslationConfig,
-    as_fairseq_arguments,
-    extra_lang_pairs,
-    parse_generation_options,
-)
-from mmt.tasks.detokenizer import Detokenizer, load_sentencepiece
-from mmt.tasks.validation_scores import KEY as SCORE_SUMS
-from mmt.tasks.validation_scores import ValidationScores
-from mmt.tasks.vocabulary_files import SENTENCEPIECE, Contents, read_vocabulary, write_vocabulary
-
-logger = logging.getLogger(__name__)
+from mmt.tasks.config import MultilingualMoETranslationConfig, as_fairseq_arguments, extra_lang_pairs
+from mmt.tasks.scoring_task import ScoringTask
+from mmt.tasks.vocabulary_files import Contents, read_vocabulary, write_vocabulary
 
 
 @register_task("multilingual_moe_translation", dataclass=MultilingualMoETranslationConfig)
-class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
+class MultilingualMoETranslationTask(ScoringTask):
     """fairseq's ``translation_multi_simple_epoch`` for models that route by task.
 
     Every batch, in training, validation, generation and interactive use, tells the model the source and target language
@@ -59,9 +46,6 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         self._goes_with_checkpoint = not training
         self.autocast_dtype: torch.dtype | None = None
         self.data_manager = LanguageIdDatasetManager(args, self.lang_pairs, langs, dicts, self.sampling_method)
-        self.validation_scores = ValidationScores(self.lang_pairs)
-        # Runs the search for one batch; set by the trainer where several processes need each other in each step.
-        self.translate_batch: Callable[[Callable[[], Any]], Any] = lambda search: search()
         self._vocabulary: Contents = {}
 
     @classmethod
@@ -138,11 +122,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
                 "moe_transformer (with --moe-experts 0 it is fairseq's transformer)"
             )
         if self.args.eval_bleu and not from_checkpoint:
-            try:
-                self._validation_generator(model)
-            except (AssertionError, TypeError, ValueError) as error:
-                raise UserError(f"--eval-bleu-args {self.args.eval_bleu_args}: {error}") from error
-            model.train()  # a generator puts its model into evaluation mode
+            self.check_search(model)
         return model
 
     def set_direction(self, source: str, target: str) -> None:
@@ -165,16 +145,7 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
         return super().has_sharded_data(self.args.train_subset if split == "train" else split)
 
     def check_checkpoint_metric(self, name: str, logged: Collection[str] | None, *, maximize: bool) -> None:
-        """Refuse a ``--best-checkpoint-metric`` that no validation will have, or of which the worst would be kept.
-
-        Args:
-            name: of the metric.
-            logged: names of what the criterion logs; None if nobody knows them.
-            maximize: ``--maximize-best-checkpoint-metric``.
-
-        Raises:
-            UserError: names it, and what there is.
-        """
+        """Call ``check_best_metric``, which names the arguments, with what this task's validations have."""
         is_ours = type(self) is MultilingualMoETranslationTask  # another one may log what it likes
         check_best_metric(name, logged if is_ours else None, self.args.eval_bleu, self.lang_pairs, maximize=maximize)
 
@@ -314,13 +285,9 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
     def valid_step(
         self, sample: dict[str, Any], model: nn.Module, criterion: Any
     ) -> tuple[Tensor, Any, dict[str, Any]]:
-        """Compute the loss and, with ``--eval-bleu``, translate the batch and add up its scores."""
         sample = self._with_language_ids(sample)
         with self._autocast(model):
-            loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
-            if self.args.eval_bleu:
-                logging_output[SCORE_SUMS] = self._score_batch(sample, model).to(loss.device)
-        return loss, sample_size, logging_output
+            return super().valid_step(sample, model, criterion)
 
     def inference_step(
         self,
@@ -334,51 +301,3 @@ class MultilingualMoETranslationTask(TranslationMultiSimpleEpochTask):
             return super().inference_step(
                 generator, models, self._with_language_ids(sample), prefix_tokens, constraints
             )
-
-    # Scores during validation.
-
-    def _validation_generator(self, model: nn.Module) -> Any:
-        """Build what searches for translations as ``--eval-bleu-args`` says."""
-        options = {"beam": 1, "max_len_a": 1.5, "max_len_b": 10, **parse_generation_options(self.args.eval_bleu_args)}
-        args = type("GenerationOptions", (), {**options, "keep_inference_langtok": True})
-        return self.build_generator([model], args)
-
-    def _score_batch(self, sample: dict[str, Any], model: nn.Module) -> Tensor:
-        generator = self._validation_generator(model)
-        # The target's own language token is forced, since one batch holds several target languages.
-        prefix_tokens = sample["target"][:, :1] if self.args.langtoks["main"][1] else None
-        with torch.no_grad():
-            found = self.translate_batch(lambda: generator.generate([model], sample, prefix_tokens=prefix_tokens))
-        hypotheses = [self.detokenize(best[0]["tokens"]) if best else "" for best in found]
-        references = [self.detokenize(target[target.ne(self.target_dictionary.pad())]) for target in sample["target"]]
-        languages = zip(
-            sample["net_input"]["src_lang_id"].flatten().tolist(), sample["net_input"]["tgt_lang_id"].flatten().tolist()
-        )
-        directions = [f"{self.langs[source]}-{self.langs[target]}" for source, target in languages]
-        if self.args.eval_bleu_print_samples:
-            logger.info("%s example hypothesis: %s", directions[0], hypotheses[0])
-            logger.info("%s example reference: %s", directions[0], references[0])
-        return self.validation_scores.sums(hypotheses, references, directions)
-
-    @functools.cached_property
-    def sentencepiece(self) -> SentencePieceProcessor | None:
-        """The data folder's ``spm.model``, if there is one.
-
-        Raises:
-            UserError: if the file is not a SentencePiece model.
-        """
-        return load_sentencepiece(Path(self.args.data.split(":")[0]) / SENTENCEPIECE)
-
-    @functools.cached_property
-    def detokenize(self) -> Detokenizer:
-        """Turns token ids into plain text."""
-        spec, style = self.args.langtoks["main"][1], self.args.lang_tok_style
-        tokens = [get_lang_tok(lang=language, lang_tok_style=style, spec=spec) for language in self.langs if spec]
-        language_tokens = {self.data_manager.get_langtok_index(token, self.target_dictionary) for token in tokens}
-        return Detokenizer(self.target_dictionary, language_tokens, self.sentencepiece)
-
-    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        super().reduce_metrics(logging_outputs, criterion)
-        tables = [log[SCORE_SUMS] for log in logging_outputs if SCORE_SUMS in log]
-        if tables:
-            self.validation_scores.log(torch.stack([table.cpu() for table in tables]).sum(dim=0))

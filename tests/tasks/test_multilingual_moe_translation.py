@@ -19,7 +19,8 @@ from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleE
 from mmt.errors import UserError
 from mmt.models.config import MoETransformerConfig
 from mmt.models.moe_transformer import MoETransformerModel
-from mmt.tasks.config import MultilingualMoETranslationConfig, parse_generation_options, parse_lang_pairs
+from mmt.tasks.config import MultilingualMoETranslationConfig, parse_lang_pairs
+from mmt.tasks.generation_options import parse_generation_options
 from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
 from tests.models.tiny import TINY
 from tests.toy_data import LANGUAGES
