@@ -40,8 +40,8 @@ class TextName(NamedTuple):
 def parse_name(name: str) -> TextName | None:
     """What the name says; None if it is not that of a text file.
 
-    A pair may be of anything, and the language another: whoever reads the file says what is wrong. The language of a
-    multi-way file is a code, since ``test.sentences`` and ``test.txt`` look like one.
+    The codes of a pair are not checked: whoever reads the file says what is wrong with them. ``test.sentences`` and
+    ``test.txt`` look like multi-way files, so that there the language must be a code.
     """
     match = _NAME.fullmatch(name)
     if match is None:

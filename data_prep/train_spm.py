@@ -53,6 +53,7 @@ def check_seed(seed: int) -> int:
 def train_files(text: Path) -> dict[str, list[Path]]:
     """The training files of every language: ``{"de": [.../train.en-de.de], ...}``."""
     files: dict[str, list[Path]] = {}
+    # Wider than text_files.parse_name: to verify_split train.news.en-de.en is text too, with its further dot.
     for path in sorted(text.glob("train.*-*.*")):
         files.setdefault(path.name.rpartition(".")[2], []).append(path)
     if not files:
