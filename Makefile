@@ -75,7 +75,7 @@ venv: $(VENV)/.installed  ## install everything into .venv (the other targets do
 
 # Made again when the requirements change. torch comes first, so that TORCH alone decides which build of it.
 $(VENV)/.installed: setup.cfg pyproject.toml
-	@fits='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'; \
+	@clear=; fits='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'; \
 	$(PYTHON) -c "$$fits" || { echo "make: PYTHON=$(PYTHON) must be a Python 3.11 or 3.12, but is $$($(PYTHON) -V 2>&1)" >&2; exit 2; }; \
 	$(BIN)/python -c "$$fits" 2>/dev/null || clear=--clear; \
 	echo "$(PYTHON) -m venv $(VENV)"; $(PYTHON) -m venv $$clear $(VENV)

@@ -163,7 +163,7 @@ def _translate(
                 _translate_all(reader, translator, source, targets, write, show_progress=show_progress)
         finally:
             for message in reader.report.messages() if tells_problems else ():
-                print(f"mmt translate: {message}", file=sys.stderr)
+                sys.stderr.write(f"mmt translate: {message}\n")  # in one piece: other processes write there too
 
 
 def _source_language(source: str | None, translator: Translator) -> str:

@@ -1,5 +1,6 @@
 """fairseq's multilingual task, with validations that translate (``--eval-bleu``)."""
 
+import argparse
 import functools
 import logging
 from collections.abc import Callable
@@ -53,6 +54,11 @@ class ScoringTask(TranslationMultiSimpleEpochTask):
         language_tokens = {self.data_manager.get_langtok_index(token, self.target_dictionary) for token in tokens}
         return Detokenizer(self.target_dictionary, language_tokens, self.sentencepiece)
 
+    @functools.cached_property
+    def _search(self) -> argparse.Namespace:
+        """What ``--eval-bleu-args`` says, read once and not for every batch."""
+        return validation_search(self.args.eval_bleu_args)
+
     def check_search(self, model: nn.Module) -> None:
         """Check that validations can search for translations as ``--eval-bleu-args`` says.
 
@@ -67,7 +73,7 @@ class ScoringTask(TranslationMultiSimpleEpochTask):
 
     def _validation_generator(self, model: nn.Module) -> Any:
         """Build what searches for translations as ``--eval-bleu-args`` says."""
-        return self.build_generator([model], validation_search(self.args.eval_bleu_args))
+        return self.build_generator([model], self._search)
 
     def valid_step(
         self, sample: dict[str, Any], model: nn.Module, criterion: Any

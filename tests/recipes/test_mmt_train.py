@@ -14,6 +14,7 @@ import pytest
 from mmt.cli.main import main
 from tests.system import commands
 
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="needs make, which is not in every container")
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent.name for path in (REPOSITORY / "recipes").glob("*/train.yaml"))
 # The size of everything, and nothing else.
@@ -162,7 +163,7 @@ def test_choices_lists_the_groups(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@needs_make
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -189,7 +190,7 @@ def test_dry_make_prints_and_runs_nothing(arguments: Sequence[str], expected: st
     assert not re.search(r"^\+ ", result.stdout, re.MULTILINE)  # as data_prep.run shows what it runs
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@needs_make
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -205,7 +206,7 @@ def test_make_names_a_mistake_before_anything_runs(arguments: Sequence[str], mes
     assert message in result.stderr.splitlines()[0]
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@needs_make
 def test_make_names_a_python_that_it_cannot_use_and_makes_nothing(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.10.4 && exit\nexit 1\n')

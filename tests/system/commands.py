@@ -23,6 +23,7 @@ SHAPE = [
     *["--encoder-layers", "1", "--decoder-layers", "1"],
     *["--encoder-attention-heads", "2", "--decoder-attention-heads", "2"],
 ]
+FOR_EVER = ["--max-update", "1000000"]
 TINY = ["--arch", "moe_transformer", *SHAPE, "--moe-freq", "1"]
 ROUTINGS = {
     "dense": ["--moe-experts", "0"],
@@ -121,13 +122,18 @@ def train(data: Path, save_dir: Path, *arguments: str | Path, **kwargs: Any) -> 
     return result
 
 
+def worker_number() -> int:
+    """Return which of pytest's processes this is."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
 def free_port() -> int:
     """Return a port that no one listens on, and that nobody is given before it is used: neither by the system, nor here
     or in another process of pytest.
     """
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        port = 10_000 + 16 * random.SystemRandom().randrange(625) + worker % 16  # below SLURM jobs' and the system's
+        # Below those of SLURM's jobs, and those that the system gives to connections.
+        port = 10_000 + 16 * random.SystemRandom().randrange(625) + worker_number() % 16
         with contextlib.suppress(OSError), socket.socket() as listener:
             listener.bind(("127.0.0.1", port))
             if port not in _given_ports:

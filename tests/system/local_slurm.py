@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmt.files import locked
-from tests.system.commands import free_port
+from tests.system.commands import free_port, worker_number
 
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "munge"]
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol"]
@@ -132,7 +132,7 @@ def local_slurm(folder: Path) -> Iterator[LocalSlurm]:
             host=host,
             controller_port=free_port(),
             node_port=free_port(),
-            first_job=1 + 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")),
+            first_job=1 + 100 * worker_number(),
         )
     )
     munge_files = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munge.pid"}

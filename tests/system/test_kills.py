@@ -15,7 +15,17 @@ import torch
 
 from mmt.distributed.checkpoint import shards_of
 from mmt.distributed.training_state import read_whole
-from tests.system.commands import ROUTINGS, installed, launcher, records, run, train, train_command, train_together
+from tests.system.commands import (
+    FOR_EVER,
+    ROUTINGS,
+    installed,
+    launcher,
+    records,
+    run,
+    train,
+    train_command,
+    train_together,
+)
 from tests.system.launched import TIMEOUT_SECONDS, children, launched, saved_updates, updates, wait_until
 
 Process = subprocess.Popen[bytes]
@@ -25,7 +35,6 @@ PARALLEL = ["--expert-parallel-size", "2", "--zero", "2"]
 OPTIONS = [*ROUTINGS["token_task"], *PARALLEL, "--disable-validation", "--dropout", "0.1", "--moe-freq", "1"]
 OPTIONS += ["--save-interval-updates", str(SAVE_INTERVAL), "--keep-interval-updates", "2"]
 OPTIONS += ["--moe-capacity-factor", "1.0"]
-FOR_EVER = ["--max-update", "1000000"]
 
 
 def saved_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -128,7 +128,7 @@ def test_chunks_that_do_not_fit_the_experts_are_refused_in_one_line(toy_data: Pa
     result = run([*launcher(2), *command], timeout=TIMEOUT_SECONDS)
     assert result.returncode != 0
     message = "--expert-parallel-chunks must divide the number of experts of each process (2), but is 3"
-    assert f"mmt: error: {message}" in result.stderr
+    assert f"mmt: error: {message}\n" in result.stderr
 
 
 # Processes and options, one stage after the other; each goes on from the checkpoint of the one before.

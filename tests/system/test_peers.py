@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.system.commands import ROUTINGS, free_port, installed, run, train_command
+from tests.system.commands import FOR_EVER, ROUTINGS, free_port, installed, run, train_command
 from tests.system.launched import (
     TIMEOUT_SECONDS,
     children,
@@ -20,7 +20,7 @@ from tests.system.launched import (
     wait_until,
 )
 
-OPTIONS = [*ROUTINGS["token_task"], "--disable-validation", "--heartbeat-timeout", "20", "--max-update", "1000000"]
+OPTIONS = [*ROUTINGS["token_task"], "--disable-validation", "--heartbeat-timeout", "20", *FOR_EVER]
 SAVING = ["--save-interval-updates", "10", "--keep-interval-updates", "1"]
 
 

@@ -11,7 +11,7 @@ from fairseq.dataclass.configs import CheckpointConfig
 
 from mmt.distributed.saving_trainer import SavingTrainer
 from mmt.trainer import MoETrainer
-from tests.system.commands import ROUTINGS, records, run, train, train_command
+from tests.system.commands import FOR_EVER, ROUTINGS, records, run, train, train_command
 from tests.system.launched import launched, saved_updates, wait_until
 
 
@@ -181,7 +181,7 @@ def test_save_kill_resume_gives_the_same_losses_and_weights_to_the_last_digit(
 ) -> None:
     options = [*ROUTINGS["token_task"], "--save-interval-updates", "10", "--disable-validation", "--dropout", "0.1"]
     options += ["--moe-input-jitter", "0.01", "--moe-capacity-factor", "1.0"]
-    command = train_command(toy_data, tmp_path / "killed", *options, *saving, "--max-update", "1000000")
+    command = train_command(toy_data, tmp_path / "killed", *options, *saving, *FOR_EVER)
     log = tmp_path / "log"
     with launched(command, log) as process:
         wait_until((tmp_path / "killed" / "checkpoint_last.pt").exists, "a checkpoint", log, interval_s=0.02)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.commands import ROUTINGS, free_port, installed, train_command
+from tests.system.commands import FOR_EVER, ROUTINGS, free_port, installed, train_command
 from tests.system.launched import launched, saved_updates, updates, wait_for_updates, wait_until
 from tests.system.local_slurm import install_packages
 from tests.system.two_hosts import ADDRESSES, CABLE, Hosts, two_hosts
@@ -51,7 +51,7 @@ def test_a_cut_network_ends_both_sides_and_the_training_goes_on_when_it_is_mende
     logs = [tmp_path / "alpha.log", tmp_path / "beta.log"]
 
     with ExitStack() as stack:
-        processes = start(stack, hosts, [*command, "--max-update", "1000000"], logs)
+        processes = start(stack, hosts, [*command, *FOR_EVER], logs)
         wait_for_updates(25, logs[0])  # between two saves
         hosts.cut()
         for process, log in zip(processes, logs):
