@@ -3,7 +3,9 @@ accumulation, and models that are spread over many processes.
 """
 
 import contextlib
+import gc
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,10 @@ from mmt.run_folder import claim, keep_vocabulary
 from mmt.tasks.multilingual_moe_translation import MultilingualMoETranslationTask
 
 logger = logging.getLogger(__name__)
+
+# Processes that load data (--num-workers) are copies of this one. What the last epoch left behind, its loader among it,
+# is not theirs to clean up: torch shows a traceback when they try ("can only test a child process").
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 class MoETrainer(SavingTrainer):

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -274,6 +275,34 @@ def test_an_epoch_that_is_gone_on_with_by_larger_updates_is_not_begun_again(toy_
     assert "the last 1 are seen again" in resumed.stdout + resumed.stderr
     epochs = [int(record["epoch"]) for record in records(resumed, "train")]
     assert epochs == [1]
+
+
+def test_processes_that_load_data_do_not_clean_up_after_an_earlier_epoch() -> None:
+    code = """
+import gc
+import mmt.trainer
+from torch.utils.data import DataLoader, Dataset
+
+class Epoch:
+    def __init__(self):
+        self.batches = iter(DataLoader(range(4), num_workers=1))
+        self.itself = self
+
+class Sentences(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return gc.collect()
+
+gc.disable()
+Epoch()
+print(list(DataLoader(Sentences(), num_workers=1)))
+"""
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    assert loaded.returncode == 0, loaded.stderr
+    assert "tensor" in loaded.stdout
+    assert "can only test a child process" not in loaded.stderr
 
 
 @pytest.mark.parametrize(
