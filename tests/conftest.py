@@ -1,6 +1,7 @@
 """Fixtures that several test folders share."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What was typed for `make test` is not meant for the `make` that a test runs.
 for name in ("MAKEFLAGS", "MAKELEVEL", "ARGS"):
     os.environ.pop(name, None)
+
+# `make test &` ignores Ctrl-C, and so would all that a test starts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch  # noqa: E402
 
